@@ -1,0 +1,251 @@
+"""guard.toml as a frozen, strict model.
+
+Unknown keys are mistakes. Every mistake is reported as `FILE:LINE:COLUMN: message` with the form that
+was expected. Paths are relative to the file. The settings reference is generated from the descriptions.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from guard.errors import ConfigError
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}$")]
+
+IRREVERSIBLE: Final = ("change_policy", "destroy", "execute", "export_secret", "grant_privilege", "move_money")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Listener(_Strict):
+    """One listening socket."""
+
+    listen: str = Field(description="address:port to listen on")
+    tls_cert: Path | None = Field(None, description="PEM certificate chain; TLS is on when set")
+    tls_key: Path | None = Field(None, description="PEM private key of `tls_cert`")
+    insecure: bool = Field(False, description="allow an address other than loopback without TLS")
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="further Host names (host or host:port) under which this listener may be addressed"
+    )
+
+    @field_validator("listen")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        host, colon, port = value.rpartition(":")
+        if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004
+            message = 'expected "ADDRESS:PORT", for example "127.0.0.1:7000"'
+            raise ValueError(message)
+        return value
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            message = "tls_cert and tls_key are given together or not at all"
+            raise ValueError(message)
+        if not self.loopback and self.tls_cert is None and not self.insecure:
+            message = (
+                f"{self.listen} is not loopback and has no TLS: set tls_cert and tls_key, "
+                "listen on 127.0.0.1, or accept the risk with insecure = true"
+            )
+            raise ValueError(message)
+        return self
+
+    @property
+    def host(self) -> str:
+        """The address without brackets."""
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The port; 0 asks the system for a free one."""
+        return int(self.listen.rpartition(":")[2])
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the listener."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+class Proxy(Listener):
+    """The MCP endpoint agents connect to: `http://<listen>/mcp/<server>`."""
+
+    listen: str = Field("127.0.0.1:7000", description="address:port of the MCP endpoint")
+    hold: float = Field(
+        3.0, ge=0, le=50, description="seconds a paused call is held before it is answered; agents may override it"
+    )
+    refuse_same_uid: bool = Field(
+        False,
+        description="refuse critical tools of a stdio server that runs as the guard's own user",
+    )
+    max_in_flight: int = Field(256, ge=1, le=65536, description="calls one principal may have in flight")
+
+
+class Console(Listener):
+    """The console and API listener. Agents' keys never work here."""
+
+    listen: str = Field("127.0.0.1:7001", description="address:port of the console and the API")
+    public_url: str = Field(
+        "http://localhost:7001", description="the URL people use; challenges link here, passkeys need a name in it"
+    )
+
+    @field_validator("public_url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+            message = 'expected an http(s) URL such as "https://guard.example"'
+            raise ValueError(message)
+        return value.rstrip("/")
+
+
+class Server(_Strict):
+    """One tool server: by `url` (streamable HTTP) or by `command` (stdio child process)."""
+
+    url: str | None = Field(None, description="streamable HTTP endpoint of the tool server")
+    command: tuple[str, ...] | None = Field(None, description="program and arguments of a stdio tool server")
+    env: dict[str, str] = Field(default_factory=dict, description="variables set for the child process")
+    pass_env: tuple[str, ...] = Field(
+        (), description="further names of variables the child inherits (PATH, HOME, LANG, TZ, TMPDIR always)"
+    )
+    cwd: Path | None = Field(None, description="working directory of the child process")
+    headers: dict[str, str] = Field(
+        default_factory=dict, description="headers added to every upstream request, for example its own Authorization"
+    )
+    big_integers: Literal["refuse", "exact"] = Field(
+        "refuse", description="integers beyond 2^53-1: refuse them, or pass them when this server reads them exactly"
+    )
+    connect_timeout: float = Field(10.0, gt=0, description="seconds to connect to the tool server")
+    answer_timeout: float = Field(300.0, gt=0, description="seconds until the tool server must begin its answer")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.url is None) == (self.command is None):
+            message = 'give either url = "https://..." or command = ["program", "argument"]'
+            raise ValueError(message)
+        if self.command is not None and not self.command:
+            message = "command must name a program"
+            raise ValueError(message)
+        return self
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        if value is not None and (
+            urlsplit(value).scheme not in {"http", "https"} or not urlsplit(value).hostname or urlsplit(value).fragment
+        ):
+            message = 'expected an http(s) URL such as "https://payments.example/mcp"'
+            raise ValueError(message)
+        return value
+
+
+class AgentProfile(_Strict):
+    """How one agent wants to be paused."""
+
+    hold: float | None = Field(None, ge=0, le=50, description="seconds a paused call of this agent is held")
+
+
+class Approval(_Strict):
+    """How people approve."""
+
+    solo: bool = Field(False, description="let the agent's owner approve; written into every record")
+    expires: float = Field(900.0, ge=5, le=86400, description="seconds a challenge stays open, and a grant usable")
+    cool_down: float = Field(60.0, ge=0, le=86400, description="seconds a refused call stays refused")
+
+
+class Config(_Strict):
+    """The whole of guard.toml."""
+
+    state: Path = Field(Path("state"), description="directory of database, ledger and keys; created 0700")
+    policies: Path = Field(Path("tool_policies"), description="folder of policy files, one a server")
+    deployment: Name = Field("guard", description="name of this installation; proofs are bound to it")
+    irreversible: frozenset[str] = Field(
+        frozenset(IRREVERSIBLE), description="effects that cannot be undone; critical calls with one need consent"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="operational log on stderr")
+    proxy: Proxy = Field(default_factory=Proxy.model_construct, description="the MCP endpoint")
+    console: Console = Field(default_factory=Console.model_construct, description="the console and API endpoint")
+    servers: dict[Name, Server] = Field(default_factory=dict, description="the tool servers, by name")
+    agents: dict[Name, AgentProfile] = Field(default_factory=dict, description="pause settings by agent name")
+    approval: Approval = Field(default_factory=Approval.model_construct, description="approvals by people")
+    file: Path = Field(Path("guard.toml"), exclude=True, description="where this was read from (not a setting)")
+
+    def hold(self, agent: str) -> float:
+        """Seconds a paused call of this agent is held."""
+        profile = self.agents.get(agent)
+        return self.proxy.hold if profile is None or profile.hold is None else profile.hold
+
+
+def _place(text: str, path: tuple[int | str, ...]) -> tuple[int, int]:
+    """Line and column of a dotted key in TOML text, as near as a scan can tell; (1, 1) if nowhere."""
+    best: tuple[int, int] = (1, 1)
+    table: tuple[str, ...] = ()
+    wanted = tuple(str(part) for part in path)
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line):
+            table = tuple(part.strip().strip("\"'") for part in header[1].split("."))
+            if table and wanted[: len(table)] == table:
+                best = (number, line.index("[") + 1)
+        elif (key := re.match(r"\s*([A-Za-z0-9_.\"'-]+?)\s*=", line)) and (
+            full := (*table, *(part.strip("\"'") for part in key[1].split(".")))
+        ) == wanted[: len(full)]:
+            return number, line.index(key[1]) + 1
+    return best
+
+
+def load(file: Path) -> Config:
+    """Read and check a guard.toml.
+
+    Raises:
+        ConfigError: it cannot be read, is not TOML, or has a mistake; every mistake on a line of its own.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        message = f"{file} does not exist; `guard init` writes one, --config names another"
+        raise ConfigError(message) from None
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"cannot be read: {error}"
+        raise ConfigError(message, file=file) from error
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        at = re.search(r"line (\d+), column (\d+)", str(error))
+        line, column = (int(at[1]), int(at[2])) if at else (len(text.splitlines()), 1)
+        message = re.sub(r" \(at .*\)$", "", str(error)) + "; see docs/reference/settings.md"
+        raise ConfigError(message, file=file, line=line, column=column) from error
+    if "file" in data:
+        line, column = _place(text, ("file",))
+        message = "unknown setting `file`"
+        raise ConfigError(message, file=file, line=line, column=column)
+    try:
+        config = Config.model_validate({**data, "file": file})
+    except ValidationError as error:
+        first, *others = sorted(((_place(text, e["loc"]), e) for e in error.errors()), key=lambda pair: pair[0])
+        lines = [f"{file}:{line}:{column}: {_say(e['loc'], e['type'], e['msg'])}" for (line, column), e in others]
+        (line, column), e = first
+        message = "\n".join([_say(e["loc"], e["type"], e["msg"]), *lines])
+        raise ConfigError(message, file=file, line=line, column=column) from error
+    base = file.absolute().parent
+    return config.model_copy(update={"state": base / config.state, "policies": base / config.policies})
+
+
+def _say(where: tuple[int | str, ...], kind: str, message: str) -> str:
+    """One mistake in the reader's words."""
+    dotted = ".".join(str(part) for part in where) or "the file"
+    if kind == "extra_forbidden":
+        return f"unknown setting `{dotted}`; the settings are listed in docs/reference/settings.md"
+    return f"`{dotted}`: {message.removeprefix('Value error, ')}"

@@ -1,0 +1,329 @@
+"""Every protocol through which the guard meets the outside, on one page.
+
+The store is synchronous on purpose (SQLAlchemy Core): async shells call it through
+`anyio.to_thread.run_sync`, the CLI calls it directly. All times are Unix seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from guard.model import Call, Challenge, Finding, Json, Principal, Proof, State
+
+# ------------------------------------------------------------------ time
+
+
+class Clock(Protocol):
+    """The only source of time and of unpredictable identifiers."""
+
+    def now(self) -> float:
+        """Unix seconds, UTC."""
+
+    def mono(self) -> float:
+        """Monotonic seconds."""
+
+    def token(self, prefix: str) -> str:
+        """`prefix` + "_" + 22 base62 characters (at least 128 random bits)."""
+
+
+# ------------------------------------------------------------------ what the store keeps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """An enrolled agent. `hold` overrides the hold in seconds; None takes the configured default."""
+
+    name: str
+    owner: str
+    created: float
+    revoked: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """One key of an agent. Only `digest` (SHA-256 of the key) is stored; `thumbprint` is its first 16 hex digits."""
+
+    digest: str
+    agent: str
+    created: float
+    expires: float = 0.0
+    revoked: float = 0.0
+
+    @property
+    def thumbprint(self) -> str:
+        """Public short name of the credential."""
+        return self.digest[:16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approver:
+    """A person who may consent, in one or more groups. Removed people stay listed with a time."""
+
+    name: str
+    groups: frozenset[str]
+    created: float
+    removed: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Factor:
+    """An enrolled factor. `public` is open data (JSON object), `secret` is sealed at rest.
+
+    `counter` is the last accepted TOTP time step; `failures` the times of recent wrong attempts.
+    """
+
+    id: str
+    kind: str
+    subject: str
+    created: float
+    attestation: int = 0
+    public: Mapping[str, Json]
+    secret: bytes = b""
+    counter: int = 0
+    failures: tuple[float, ...] = ()
+    locked: float = 0.0
+    revoked: float = 0.0
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """How far one ledger lane is known to reach: `size` records whose RFC 6962 root is `root` (hex)."""
+
+    name: str
+    size: int
+    root: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pin:
+    """The tool definition trusted on first use (`pinned`) and the one seen last (`seen`)."""
+
+    server: str
+    tool: str
+    pinned: str
+    seen: str
+
+
+class Agents(Protocol):
+    """Agents and their credentials."""
+
+    def add(self, agent: Agent) -> bool:
+        """Insert; False when the name is taken."""
+
+    def get(self, name: str) -> Agent | None:
+        """One agent, revoked or not."""
+
+    def all(self) -> Sequence[Agent]:
+        """Every agent by name."""
+
+    def revoke(self, name: str, at: float) -> bool:
+        """Revoke the agent and every credential of it; False when there is no such live agent."""
+
+    def add_credential(self, credential: Credential) -> None:
+        """Insert a credential."""
+
+    def expire_credentials(self, agent: str, at: float, *, but: str) -> None:
+        """Let every live credential of the agent but the one with digest `but` end at `at` at the latest."""
+
+    def credential(self, digest: str) -> Credential | None:
+        """The credential with this digest, live or not."""
+
+    def credentials(self, agent: str) -> Sequence[Credential]:
+        """All credentials of an agent, newest first."""
+
+
+class Approvers(Protocol):
+    """People who may consent."""
+
+    def put(self, approver: Approver) -> None:
+        """Insert or replace."""
+
+    def get(self, name: str) -> Approver | None:
+        """One approver, removed or not."""
+
+    def all(self) -> Sequence[Approver]:
+        """Every approver by name."""
+
+
+class Factors(Protocol):
+    """Enrolled factors."""
+
+    def add(self, factor: Factor) -> None:
+        """Insert."""
+
+    def get(self, factor_id: str) -> Factor | None:
+        """One factor."""
+
+    def of(self, subject: str, kind: str = "") -> Sequence[Factor]:
+        """All factors of a subject, newest first, optionally of one kind. An empty subject means everyone's."""
+
+    def swap(self, old: Factor, new: Factor) -> bool:
+        """Durable compare-and-swap on `old.version`; False when somebody else was first."""
+
+
+class Challenges(Protocol):
+    """Challenges and, through their state, grants."""
+
+    def open_or_join(self, challenge: Challenge) -> Challenge:
+        """Insert, or return the open challenge that already exists for this digest."""
+
+    def get(self, challenge_id: str) -> Challenge | None:
+        """One challenge."""
+
+    def by_digest(self, digest: str) -> Challenge | None:
+        """The newest challenge for a call digest, whatever its state."""
+
+    def find(self, *, states: frozenset[State] = frozenset(), principal: str = "") -> Sequence[Challenge]:
+        """Challenges by state and principal, oldest first."""
+
+    def swap(self, old: Challenge, new: Challenge, *, durable: bool) -> bool:
+        """One compare-and-swap on `old.version` and `old.state`; fsynced before it returns when `durable`."""
+
+    def states(self, ids: Sequence[str]) -> Mapping[str, tuple[State, int]]:
+        """State and version of the given challenges; cheap, for waiting."""
+
+
+class Lanes(Protocol):
+    """The outside memory of the ledger."""
+
+    def get(self, name: str) -> Lane | None:
+        """What is known of a lane."""
+
+    def all(self) -> Sequence[Lane]:
+        """Every lane."""
+
+    def put(self, lane: Lane) -> None:
+        """Remember that the lane reaches this far; a smaller size than known is refused (ValueError)."""
+
+
+class Baselines(Protocol):
+    """Versioned JSON snapshots of drift profiles by key."""
+
+    def get(self, key: str) -> str | None:
+        """The snapshot, or None."""
+
+    def put(self, key: str, snapshot: str) -> None:
+        """Insert or replace."""
+
+
+class Sessions(Protocol):
+    """Which principal a legacy MCP session belongs to."""
+
+    def bind(self, server: str, session: str, subject: str, at: float) -> None:
+        """Remember the owner of a new session id."""
+
+    def owner(self, server: str, session: str) -> str | None:
+        """The owner's subject, or None when the session is unknown."""
+
+    def drop(self, server: str, session: str) -> None:
+        """Forget a session."""
+
+
+class Pins(Protocol):
+    """Tool definitions trusted on first use."""
+
+    def see(self, server: str, definitions: Mapping[str, str]) -> Sequence[Pin]:
+        """Record the listed definitions (tool → digest), pinning new tools; return the pins that now differ."""
+
+    def all(self, server: str) -> Sequence[Pin]:
+        """Every pin of a server."""
+
+    def accept(self, server: str, tool: str = "") -> int:
+        """Pin what was seen last, for one tool or all; how many changed."""
+
+
+class Store(Protocol):
+    """The state every process of one deployment shares.
+
+    Every method raises `StoreUnavailableError` when the database cannot serve.
+    """
+
+    @property
+    def agents(self) -> Agents:
+        """Agents and credentials."""
+
+    @property
+    def approvers(self) -> Approvers:
+        """People."""
+
+    @property
+    def factors(self) -> Factors:
+        """Factors."""
+
+    @property
+    def challenges(self) -> Challenges:
+        """Challenges and grants."""
+
+    @property
+    def lanes(self) -> Lanes:
+        """Ledger heads."""
+
+    @property
+    def baselines(self) -> Baselines:
+        """Drift snapshots."""
+
+    @property
+    def sessions(self) -> Sessions:
+        """Legacy sessions."""
+
+    @property
+    def pins(self) -> Pins:
+        """Tool definitions."""
+
+    def changed(self) -> int:
+        """A number that moves whenever another connection committed; cheap enough to poll ten times a second."""
+
+    def close(self) -> None:
+        """Release every connection."""
+
+
+# ------------------------------------------------------------------ what the guard writes and asks
+
+
+class Ledger(Protocol):
+    """Append-only record of every step. Raises `LedgerUnavailableError`; nothing goes on without its record.
+
+    `event` is `noun.verb-past` from `guard.audit.record.EVENTS`; `fields` are its JSON fields (already
+    redacted by the caller through `guard.audit.redact`).
+    """
+
+    def append(self, event: str, fields: Mapping[str, Json]) -> int:
+        """Write one record to the operating system; return its sequence number."""
+
+    async def append_durably(self, event: str, fields: Mapping[str, Json]) -> int:
+        """Write one record and wait until it is on disk (concurrent callers share the fsync)."""
+
+
+class Identifier(Protocol):
+    """Turns a credential into a principal."""
+
+    async def identify(self, credential: str) -> Principal:
+        """The principal this credential proves.
+
+        Raises:
+            IdentityError: missing, unknown, expired or revoked.
+        """
+
+
+class Signal(Protocol):
+    """One behavioural detector. It may raise the bar, never lower it."""
+
+    def assess(self, call: Call) -> Sequence[Finding]:
+        """What is unusual about this call for its principal. Pure and fast (microseconds)."""
+
+    def learn(self, call: Call, proven: frozenset[str]) -> bool:
+        """Fold an executed call into the profile, as far as its proof classes vouch; True when something changed."""
+
+
+class FactorVerifier(Protocol):
+    """Verifies one kind of proof by raising."""
+
+    def verify(self, challenge: Challenge, evidence: Mapping[str, Json], now: float) -> Proof:
+        """The proof that this evidence gives for this challenge.
+
+        Raises:
+            ProofError: it does not count; the subclass says why.
+        """

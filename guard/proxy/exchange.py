@@ -1,0 +1,80 @@
+"""What a front hands to the pipeline: a decoded message, and the means to carry it out exactly once.
+
+A front (HTTP or stdio) reads bytes, authenticates, decodes strictly, and gives the pipeline an
+`Arrival` and an `Exchange`. The pipeline decides; then it either calls `forward` once, or `answer` once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from guard.wire.decode import Message
+from guard.wire.era import Era
+
+from guard.model import Principal, Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """One decoded message and who sent it from where."""
+
+    message: Message
+    era: Era
+    principal: Principal
+    source: Source
+    server: str
+
+
+class Ending(StrEnum):
+    """How a forward ended."""
+
+    OK = "ok"
+    TOOL_ERROR = "tool_error"
+    UPSTREAM_ERROR = "upstream_error"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came back after a forward; `result_bytes` counts the body, `status` is HTTP's (0 on stdio)."""
+
+    ending: Ending
+    result_bytes: int = 0
+    status: int = 0
+
+
+class Exchange(Protocol):
+    """The one pending request/answer pair a front holds open for its caller."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether the caller has left (closed stream, cancelled notification, ended input)."""
+
+    async def wait_gone(self) -> None:
+        """Return when the caller has left; the pipeline cancels this wait."""
+
+    async def forward(self) -> Outcome:
+        """Send exactly the inspected bytes upstream, once, and relay the answer to the caller.
+
+        Never called after `gone`; never called twice. The caller leaving while the answer streams ends
+        the relay with `Ending.UNKNOWN`, or OK when the answer was complete.
+
+        Raises:
+            UpstreamError: `sent=False` when nothing can have reached the tool server; `sent=True` when
+                it may have, and then the front has not answered the caller: the pipeline does.
+        """
+
+    async def answer(self, body: bytes, *, status: int = 200) -> None:
+        """Answer the caller in the tool server's stead with one JSON-RPC message (no trailing newline)."""
+
+
+class Handler(Protocol):
+    """What a front calls for every decoded message: the pipeline."""
+
+    async def handle(self, arrival: Arrival, exchange: Exchange) -> None:
+        """Carry one message through the eight steps. Never raises but on cancellation."""
+
+    def refused(self, *, server: str, source: Source, principal: Principal | None, error: Exception) -> None:
+        """Record a message that never became an `Arrival` (malformed, unauthenticated, wrong headers)."""

@@ -1,0 +1,116 @@
+"""Every reason a decision, a refusal or a record may give: its code and one sentence.
+
+The vocabulary is closed. A code is what machines match on and never changes its meaning; the sentence
+is what a security reviewer reads. ``docs/reference/reasons.md`` is generated from this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+
+class Code(StrEnum):
+    """Closed vocabulary of reasons. ``Code.meaning`` is the sentence for people."""
+
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str) -> Self:
+        """Make a member whose value is the code and whose ``meaning`` is the sentence."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+    # What the owner's tags say.
+    TAG_PUBLIC = "tag_public", "the owner tagged this as public"
+    TAG_INTERNAL = "tag_internal", "the owner tagged this as internal"
+    TAG_SENSITIVE = "tag_sensitive", "the owner tagged this as sensitive"
+    TAG_CRITICAL = "tag_critical", "the owner tagged this as critical"
+    UNTAGGED = "untagged", "no entry of the policy names this, so it needs a step-up"
+    NO_POLICY = "no_policy", "no policy file describes this server, so everything on it needs a step-up"
+    IRREVERSIBLE = "irreversible", "an effect of this call cannot be undone"
+    RULE = "rule", "a rule of the policy applies"
+    RULE_FAILED = "rule_failed", "a rule's condition could not be evaluated, so its stricter branch counts"
+    REQUIRED = "required", "the policy demands this proof whether or not anything is unusual"
+    HINT_DESTRUCTIVE = "hint_destructive", "the server itself calls this untagged tool destructive"
+    DEFINITION_CHANGED = "definition_changed", "the tool's definition changed since it was pinned"
+    PROTOCOL = "protocol", "this method carries no power of a tool and passes"
+
+    # What behavioural signals say.
+    NEW_NETWORK = "new_network", "the key is used from a network it was never used from before"
+
+    # Why a call passes although it needs proof.
+    GRANTED = "granted", "everything required was proven, and the grant is spent on this call"
+
+    # Why a call waits or is refused.
+    STEP_UP_PENDING = "step_up_pending", "the required proofs are not there yet"
+    DENIED = "denied", "a person refused this call"
+    COOL_DOWN = "cool_down", "this very call was refused a short while ago"
+    EXPIRED = "expired", "the challenge ran out of time"
+    CANCELLED = "cancelled", "the challenge was closed before it was decided"
+    STALE = "stale", "policy, tool definition or credential changed since the challenge was opened"
+    REVOKED = "revoked", "the grant was revoked"
+    SPENT = "spent", "the grant was already spent; one approval runs one call"
+    CALLER_LEFT = "caller_left", "the caller went away, so nothing was executed"
+    STOPPING = "stopping", "the guard is shutting down"
+    OVERLOADED = "overloaded", "too many calls are in flight"
+
+    # What is wrong with a message.
+    MALFORMED = "malformed", "the message is not valid JSON-RPC"
+    AMBIGUOUS = "ambiguous", "another parser could read this message differently"
+    NUMBER = "number", "a number is not finite or is larger than every JSON reader can hold exactly"
+    ENCODING = "encoding", "the message is not plain UTF-8"
+    TOO_LARGE = "too_large", "the message exceeds a bound on size, depth or members"
+    UNKNOWN_METHOD = "unknown_method", "the method is not on the guard's list"
+    UNKNOWN_MEMBER = "unknown_member", "the message has a member the protocol does not name"
+    HEADER_MISMATCH = "header_mismatch", "a routing header disagrees with the body or is given twice"
+    MEDIA_TYPE = "media_type", "the content type or encoding is not accepted"
+    HOST = "host", "the Host or Origin header is not one of this listener's names"
+    UNSOLICITED = "unsolicited", "this answers a question nobody asked on this connection"
+    DUPLICATE_ID = "duplicate_id", "a request with this id is still in flight"
+
+    # Who is asking.
+    NO_CREDENTIAL = "no_credential", "no credential was presented"
+    BAD_CREDENTIAL = "bad_credential", "the credential is unknown, expired or revoked"
+    FOREIGN_SESSION = "foreign_session", "the session belongs to another principal or is unknown"
+
+    # What is wrong with a proof.
+    PROOF_INVALID = "proof_invalid", "the proof does not verify"
+    PROOF_REPLAYED = "proof_replayed", "the proof was used before"
+    PROOF_WRONG_CALL = "proof_wrong_call", "the proof was made for another call"
+    PROOF_WRONG_APPROVER = "proof_wrong_approver", "this person may not decide about this call"
+    PROOF_LOCKED = "proof_locked", "the factor is locked after too many wrong attempts"
+    PROOF_EXPIRED = "proof_expired", "the proof or its challenge is too old"
+    FACTOR_UNSUITABLE = "factor_unsuitable", "the key or device does not have the property the factor needs"
+
+    # What failed in the guard or behind it.
+    STORE_UNAVAILABLE = "store_unavailable", "the state database cannot be read or written"
+    AUDIT_UNAVAILABLE = "audit_unavailable", "the ledger cannot be written, and nothing goes on unrecorded"
+    FACTOR_UNAVAILABLE = "factor_unavailable", "the signer or the token cannot be reached"
+    UPSTREAM_UNAVAILABLE = "upstream_unavailable", "the tool server cannot be reached"
+    UPSTREAM_BROKE = "upstream_broke", "the tool server broke off after it received the call; the outcome is unknown"
+    UNKNOWN_SERVER = "unknown_server", "no server of this name is configured"
+    BAD_CONFIG = "bad_config", "a configuration or policy file has a mistake"
+    NOT_FOUND = "not_found", "there is nothing by this name"
+    INTERNAL = "internal", "the guard failed inside and refused to be safe"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One reason: a code, who or what stated it (`by`), and the evidence or the owner's own words.
+
+    `evidence` is bounded text for people; it never holds a raw argument value.
+    """
+
+    code: Code
+    by: str = ""
+    evidence: str = ""
+
+    def __str__(self) -> str:
+        """Say the reason as one sentence without a final stop."""
+        text = self.code.meaning
+        if self.by:
+            text += f" ({self.by})"
+        return f"{text}: {self.evidence}" if self.evidence else text
