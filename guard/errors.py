@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, ClassVar
 from guard.reasons import Code
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 
@@ -64,13 +65,27 @@ class PluginError(ConfigError):
 
 
 class WireError(GuardError):
-    """A message that is malformed, ambiguous or too large. `rpc_code` is the JSON-RPC error code."""
+    """A message that is malformed, ambiguous or too large. `rpc_code` is the JSON-RPC error code.
+
+    `request_id` is the id of the refused request where it could be read beyond doubt, so that the caller
+    waiting for it is answered; `data` is what the specification wants beside the code.
+    """
 
     default = Code.MALFORMED
 
-    def __init__(self, public: str, *, reason: Code = Code.MALFORMED, rpc_code: int = -32600, detail: str = "") -> None:
+    def __init__(
+        self,
+        public: str,
+        *,
+        reason: Code = Code.MALFORMED,
+        rpc_code: int = -32600,
+        detail: str = "",
+        data: Mapping[str, str | Sequence[str]] | None = None,
+    ) -> None:
         """Take the JSON-RPC code beside the reason (-32700 parse, -32600 request, -32601 method, -32602 params)."""
         self.rpc_code = rpc_code
+        self.data = data
+        self.request_id: str | int | None = None
         super().__init__(public, reason=reason, detail=detail)
 
 

@@ -297,6 +297,16 @@ class Ledger(Protocol):
         """Write one record and wait until it is on disk (concurrent callers share the fsync)."""
 
 
+class Redactor(Protocol):
+    """Keeps secrets and control characters out of every sink."""
+
+    def arguments(self, args: Mapping[str, Json], log: frozenset[str]) -> Json:
+        """Arguments as keyed digests by top-level field; the fields in `log` in clear."""
+
+    def text(self, text: str) -> str:
+        """Free text with secrets masked and control characters made visible, bounded."""
+
+
 class Identifier(Protocol):
     """Turns a credential into a principal."""
 
@@ -305,6 +315,13 @@ class Identifier(Protocol):
 
         Raises:
             IdentityError: missing, unknown, expired or revoked.
+        """
+
+    async def recheck(self, principal: Principal) -> None:
+        """Look again, past every cache, whether the credential behind this principal still holds.
+
+        Raises:
+            IdentityError: it was revoked or expired meanwhile.
         """
 
 

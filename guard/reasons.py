@@ -57,6 +57,8 @@ class Code(StrEnum):
     STOPPING = "stopping", "the guard is shutting down"
     OVERLOADED = "overloaded", "too many calls are in flight"
 
+    SAME_UID = "same_uid", "critical tools are refused here because the tool server runs as the guard's own user"
+
     # What is wrong with a message.
     MALFORMED = "malformed", "the message is not valid JSON-RPC"
     AMBIGUOUS = "ambiguous", "another parser could read this message differently"

@@ -1,0 +1,52 @@
+# The two commands of the README are `make demo` and `make test`; each sets up what it needs.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test test-slow check bench docs format clean
+
+help:                ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
+
+$(READY): uv.lock pyproject.toml tools/setup.sh
+	@sh tools/setup.sh
+	@touch $@
+
+demo: $(READY)       ## watch a privileged call being paused, proven, forwarded once and explained (KEEP=1 leaves it running)
+	@sh tools/system-packages.sh softhsm2 git
+	@$(BIN)/python examples/git/run.py $(if $(KEEP),--keep)
+
+test: $(READY)       ## the default suite: unit, integration, real processes, SoftHSM
+	@sh tools/system-packages.sh softhsm2 git
+	@$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(READY)  ## long property and crash runs
+	@sh tools/system-packages.sh softhsm2 git
+	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -m slow --timeout 1800
+
+check: $(READY)      ## lint, format, types, layers, lengths, generated documents
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python tools/lengths.py
+	@$(BIN)/python tools/reference.py --check
+
+bench: $(READY)      ## latency, throughput and CPU as ratios to nginx and to a direct call, in the same run
+	@sh tools/system-packages.sh wrk nginx-light
+	@$(BIN)/python tools/bench.py
+
+docs: $(READY)       ## build the documentation into site/
+	@$(BIN)/python tools/reference.py
+	@tools/uv sync --quiet --frozen --extra hsm --group docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+format: $(READY)     ## let the formatter have its way
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:               ## remove everything that was made here
+	rm -rf $(VENV) .uv build dist site .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

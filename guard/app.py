@@ -1,0 +1,90 @@
+"""Composition root: which object meets which. No logic of its own.
+
+A `Desk` is what every process of a deployment needs, the short-lived verbs of the CLI included;
+`guard.runtime` puts the pipeline and a front around one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from pathlib import Path
+
+from guard.audit.ledger import FileLedger
+from guard.audit.redact import Redactor
+from guard.clock import SystemClock
+from guard.config import Config, load
+from guard.factors.approval import ApprovalFactor
+from guard.factors.signature import SignatureFactor
+from guard.factors.totp import TotpFactor
+from guard.stepup.ceremony import Ceremony
+from guard.store.seal import Keyring
+from guard.store.sql import SqlStore
+
+
+class Desk:
+    """Configuration, state and ledger of one process; everything is opened when it is first needed."""
+
+    def __init__(self, config: Config) -> None:
+        """Take a checked configuration."""
+        self.config, self.clock = config, SystemClock()
+        self._open = ExitStack()
+
+    @cached_property
+    def keyring(self) -> Keyring:
+        """Keys for sealing and for keyed digests."""
+        return Keyring.open(self.config.state)
+
+    @cached_property
+    def store(self) -> SqlStore:
+        """The state every process shares."""
+        store = SqlStore.open(self.config.state, self.keyring)
+        self._open.callback(store.close)
+        return store
+
+    @cached_property
+    def ledger(self) -> FileLedger:
+        """A ledger lane of this process's own."""
+        ledger = FileLedger.open(self.config.state, self.store.lanes, self.clock)
+        self._open.callback(ledger.close)
+        return ledger
+
+    @cached_property
+    def redactor(self) -> Redactor:
+        """What keeps secrets out of records."""
+        return Redactor(self.keyring.digest_key)
+
+    def ceremony(self) -> Ceremony:
+        """The interactive side of step-ups, with every factor that is built in."""
+        store, config = self.store, self.config
+        codes = TotpFactor(store.factors, self.keyring, self.ledger, self.clock)
+        return Ceremony(
+            store,
+            self.ledger,
+            self.clock,
+            verifiers={
+                "signature": SignatureFactor(store.factors, audience=config.deployment),
+                "approval": ApprovalFactor(store.approvers, store.agents, {"totp": codes}, solo=config.approval.solo),
+            },
+            cool_down=config.approval.cool_down,
+            redact=self.redactor.text,
+        )
+
+    def close(self) -> None:
+        """Seal the ledger lane and release the store."""
+        self._open.close()
+
+
+@contextmanager
+def desk(file: Path) -> Iterator[Desk]:
+    """The desk of the configuration in `file`, closed at the end.
+
+    Raises:
+        ConfigError: the configuration has a mistake.
+    """
+    services = Desk(load(file))
+    try:
+        yield services
+    finally:
+        services.close()

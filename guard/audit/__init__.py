@@ -1,0 +1,1 @@
+"""What happened, why, and proof that nobody changed it."""

@@ -1,0 +1,271 @@
+"""The ledger: every step is a record in this process's own lane, and the store remembers how far it reaches.
+
+`append` hands a record to the operating system; `append_durably` returns once it is on disk *and* its
+Merkle root is in the store, so that cutting it off later shows. Callers who wait at the same time share
+one fsync: it serves everybody who had written before it began. `run` does the same in the background
+for records nobody waits for. Whatever fails, nothing is acknowledged, and further records are refused
+until the disk proves itself again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Final, Self
+
+import anyio
+import anyio.abc
+import anyio.from_thread
+import anyio.lowlevel
+import anyio.to_thread
+import structlog
+
+from guard.audit import record
+from guard.audit.lane import LaneFile
+from guard.errors import LedgerUnavailableError, StoreUnavailableError
+from guard.model import Json
+from guard.ports import Clock, Lane, Lanes
+
+log = structlog.get_logger()
+
+PATIENCE: Final = 2.0
+"""Seconds a caller waits for the disk before its call is refused."""
+
+INTERVAL: Final = 0.005
+"""Seconds after which a record nobody waits for is brought to disk."""
+
+HEAD_INTERVAL: Final = 0.025
+"""Seconds between two heads stored under a steady stream of such records."""
+
+RETRY: Final = 0.25
+"""Seconds between two attempts on a disk that refused."""
+
+STEP: Final = 2.0
+"""Seconds the wall clock may run ahead of the monotonic clock before that is on record."""
+
+
+class FileLedger:
+    """`guard.ports.Ledger` on a lane of this process's own (ledger.md: one process, one lane, one writer).
+
+    `append` may be called from any thread; `append_durably` and `run` belong to one event loop at a time.
+    """
+
+    def __init__(self, lane: LaneFile, lanes: Lanes, clock: Clock) -> None:
+        """Write to a resumed lane; use `open`."""
+        self._lane, self._lanes, self._clock = lane, lanes, clock
+        self._boot = clock.token("b")
+        self._now, self._mono = _seconds(lane.time), clock.mono()
+        self._lock, self._flushing = threading.Lock(), threading.Lock()
+        self._first = self._synced = self._head = lane.tree.size
+        self._head_at = self._mono
+        self._trouble, self._closed = "", False
+        self._round: anyio.Event | None = None
+        self._waker: tuple[anyio.Event, anyio.lowlevel.EventLoopToken, int] | None = None
+
+    @classmethod
+    def open(cls, state: Path, lanes: Lanes, clock: Clock) -> Self:
+        """Take a free lane below `state/ledger/` and resume it where it ended.
+
+        Raises:
+            LedgerUnavailableError: no lane can be written, or the lane is not what the store knows of it.
+            StoreUnavailableError: the store cannot say what it knows.
+        """
+        lane = LaneFile.take(state, lanes)
+        try:
+            lost = lane.resume(lanes.get(lane.name))
+            ledger = cls(lane, lanes, clock)
+            ledger._put_head(lane.tree.size, lane.tree.root())
+            if lost:
+                ledger.append("ledger.recovered", {"lost_bytes": lost})
+        except BaseException:
+            lane.close()
+            raise
+        return ledger
+
+    @property
+    def lane(self) -> str:
+        """The name of the lane this process writes."""
+        return self._lane.name
+
+    # ------------------------------------------------------------------ append
+
+    def append(self, event: str, fields: Mapping[str, Json]) -> int:
+        """Write one record to the operating system; return its sequence number, counted from 0 in its lane.
+
+        Raises:
+            LedgerUnavailableError: it could not be written, or earlier records are in doubt.
+            ValueError: the event or a field breaks the rules of `guard.audit.record.line`.
+        """
+        self._require_healthy()
+        if not self._lock.acquire(timeout=PATIENCE):
+            raise LedgerUnavailableError(detail="the disk does not answer")
+        try:
+            self._require_healthy()
+            now, mono = self._clock.now(), self._clock.mono()
+            ahead = (now - self._now) - (mono - self._mono)
+            if now < self._now or (ahead > STEP and self._now):
+                self._write(now, mono, "clock.stepped", {"from": record.rfc3339(self._now), "seconds": round(ahead, 3)})
+            seq = self._write(now, mono, event, fields)
+        finally:
+            self._lock.release()
+        waker = self._waker
+        if waker is not None and not waker[0].is_set():
+            _wake(*waker)
+        return seq
+
+    def _write(self, now: float, mono: float, event: str, fields: Mapping[str, Json]) -> int:
+        lane = self._lane
+        seq = lane.tree.size
+        lane.write(record.line(seq, now, mono, self._boot, event=event, fields=fields))
+        self._now, self._mono = now, mono
+        return seq
+
+    def _require_healthy(self) -> None:
+        if self._closed:
+            raise LedgerUnavailableError(detail="the ledger is closed")
+        if self._trouble:
+            raise LedgerUnavailableError(detail=self._trouble)
+
+    async def append_durably(self, event: str, fields: Mapping[str, Json]) -> int:
+        """Write one record and return its sequence number once it is on disk and its head in the store.
+
+        Raises:
+            LedgerUnavailableError: that is not known to be so, after at most `PATIENCE` seconds.
+            ValueError: as `append`.
+        """
+        if self._trouble and not self._flushing.locked():
+            await self._lead(head=True)
+        seq = self.append(event, fields)
+        with anyio.move_on_after(PATIENCE) as bound:
+            while self._head <= seq:
+                if self._round is not None:
+                    await self._round.wait()  # it may have begun before this record; then look again
+                else:
+                    await self._lead(head=True)
+        if bound.cancelled_caught:
+            self._stalled()
+        return seq
+
+    # ------------------------------------------------------------------ bring to disk
+
+    async def _lead(self, *, head: bool) -> None:
+        """Flush on behalf of everybody who waits. A caller who leaves does not take the others' fsync along."""
+        done = self._round = anyio.Event()
+        try:
+            with anyio.move_on_after(PATIENCE, shield=True) as bound:
+                await anyio.to_thread.run_sync(
+                    partial(self._flush, head=head), abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+                )
+        finally:
+            if self._round is done:
+                self._round = None
+            done.set()
+        if bound.cancelled_caught:
+            self._stalled()
+
+    def _stalled(self) -> None:
+        """Refuse records while a flush hangs; the flush lifts this when it comes back."""
+        detail = f"the disk has not answered for {PATIENCE:.0f} s"
+        if self._flushing.locked():
+            self._trouble = detail
+        raise LedgerUnavailableError(detail=detail)
+
+    def _flush(self, *, head: bool) -> None:
+        """Bring what was written so far to disk (fdatasync), then tell the store. Blocks."""
+        if not self._flushing.acquire(timeout=PATIENCE):
+            raise LedgerUnavailableError(detail="an earlier flush still hangs")
+        try:
+            if self._lane.suspect:
+                with self._lock:
+                    self._lane.restore()
+            with self._lock:
+                mark = self._lane.mark()
+            self._lane.sync(mark)
+            quiet, self._synced = mark.tree.size == self._synced, mark.tree.size
+            now = self._clock.mono()
+            if head or quiet or now - self._head_at >= HEAD_INTERVAL:
+                self._put_head(mark.tree.size, mark.tree.root())
+                self._head_at = now
+            self._trouble = ""
+        except LedgerUnavailableError as error:
+            self._trouble = error.detail or error.public
+            raise
+        finally:
+            self._flushing.release()
+
+    def _put_head(self, size: int, root: bytes) -> None:
+        """Tell the store how far the lane reaches. Never ahead of the file: called after the fsync."""
+        try:
+            self._lanes.put(Lane(name=self._lane.name, size=size, root=root.hex()))
+        except (StoreUnavailableError, ValueError) as error:
+            raise LedgerUnavailableError(detail=f"the store does not take the ledger's head: {error}") from error
+        self._head = size
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Bring records nobody waits for to disk within `INTERVAL`, and try again while the disk refuses.
+
+        Runs until cancelled; `close` flushes what is left.
+        """
+        token, thread = anyio.lowlevel.current_token(), threading.get_ident()
+        said = ""
+        try:
+            task_status.started()
+            while True:
+                self._waker = (anyio.Event(), token, thread)
+                if self._head == self._lane.tree.size and not self._trouble:
+                    await self._waker[0].wait()
+                await anyio.sleep(INTERVAL)
+                try:
+                    await self._flush_in_background()
+                    said = ""
+                except LedgerUnavailableError as error:
+                    if error.detail != said:
+                        log.error("ledger.unavailable", lane=self.lane, detail=error.detail)  # noqa: TRY400 - no trace
+                    said = error.detail
+                    await anyio.sleep(RETRY)
+        finally:
+            self._waker = None
+
+    async def _flush_in_background(self) -> None:
+        if self._round is not None:
+            await self._round.wait()
+        elif self._flushing.locked():  # a flush that was given up hangs; it reports for itself when it comes back
+            await anyio.sleep(RETRY)
+        else:
+            await self._lead(head=False)
+
+    def close(self) -> None:
+        """Seal the lane, bring everything to disk and the head to the store, and free the lane. Blocks.
+
+        Raises:
+            LedgerUnavailableError: the last records may not be on disk; the lane is free nevertheless.
+        """
+        if self._closed:
+            return
+        try:
+            if self._lane.tree.size > self._first and not self._trouble:
+                tree = self._lane.tree
+                self.append("ledger.sealed", {"records": tree.size, "root": tree.root().hex()})
+            self._flush(head=True)
+        finally:
+            self._closed = True
+            if not self._flushing.locked():
+                self._lane.close()
+
+
+def _seconds(time: str) -> float:
+    """Unix seconds of a record's time; 0 for none."""
+    return datetime.fromisoformat(time).timestamp() if time else 0.0
+
+
+def _wake(event: anyio.Event, token: anyio.lowlevel.EventLoopToken, thread: int) -> None:
+    """Set an event of an event loop, from its own thread or another."""
+    if threading.get_ident() == thread:
+        event.set()
+        return
+    with suppress(anyio.RunFinishedError):  # the loop has ended: `close` flushes
+        anyio.from_thread.run_sync(event.set, token=token)

@@ -1,0 +1,84 @@
+"""The `guard` command: one thin module per group of verbs, imported when it is used.
+
+Data goes to stdout, notes to stderr. Exit codes: 0 done, 1 refused or not found, 2 usage or configuration.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from guard import __version__, faults
+from guard.errors import ConfigError, GuardError
+
+_VERBS = {
+    "init": "guard.cli.setup",
+    "serve": "guard.cli.serve",
+    "run": "guard.cli.serve",
+    "doctor": "guard.cli.setup",
+    "policy": "guard.cli.policy",
+    "agent": "guard.cli.agent",
+    "approver": "guard.cli.approver",
+    "factor": "guard.cli.factor",
+    "signer": "guard.cli.signer",
+    "challenge": "guard.cli.challenge",
+    "grant": "guard.cli.grant",
+    "why": "guard.cli.why",
+    "audit": "guard.cli.audit",
+}
+
+
+class _Verbs(click.Group):
+    """Imports a verb's module only when the verb is named, so that `guard run` starts quickly."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every verb, in the order of a day's work."""
+        del ctx
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb's command, or None."""
+        del ctx
+        if cmd_name not in _VERBS:
+            return None
+        command = getattr(importlib.import_module(_VERBS[cmd_name]), cmd_name)
+        return command if isinstance(command, click.Command) else None
+
+
+_HELP = """Guard the tool calls of AI agents.
+
+The guard stands between agents and their MCP tool servers. Ordinary calls pass; privileged or unusual
+ones are paused until a workload key signs or a person approves, run exactly once, and are explained.
+
+\b
+Start here:  guard init, guard agent add NAME, guard approver add NAME, guard serve
+Asked why?   guard why ID
+"""
+
+
+@click.group(cls=_Verbs, help=_HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="guard")
+def cli() -> None:
+    """Hold the verbs."""
+
+
+def main() -> None:
+    """Run the command and turn the guard's errors into exit codes and sentences."""
+    try:
+        faults.arm()
+        cli(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(1)
+    except ConfigError as error:
+        click.echo(error.public, err=True)
+        sys.exit(2)
+    except GuardError as error:
+        click.echo(error.public + (f" ({error.detail})" if error.detail else ""), err=True)
+        sys.exit(1)

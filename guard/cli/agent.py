@@ -1,0 +1,145 @@
+"""`guard agent`: who may call through the guard."""
+
+from __future__ import annotations
+
+import getpass
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from guard.app import desk
+from guard.cli import options
+from guard.errors import NotFoundError
+from guard.identity.lifecycle import Lifecycle
+from guard.model import Json
+from guard.ports import Agent, Credential
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Span(click.ParamType[float]):
+    """A length of time such as 90, 60s, 5m, 1h or 2d."""
+
+    name = "time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds of the text."""
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]+)?)([smhd]?)", str(value), re.ASCII)
+        if found is None:
+            self.fail(f"{value!r} is not a time such as 60s, 5m, 1h or 2d", param, ctx)
+        return float(found[1]) * _UNITS[found[2]]
+
+
+@click.group()
+def agent() -> None:
+    """Enrol agents, exchange their keys, retire them."""
+
+
+@agent.command()
+@click.argument("name")
+@click.option("--owner", default=None, help="Who answers for it and may not approve its calls (default: you).")
+@options.config
+def add(name: str, owner: str | None, file: Path) -> None:
+    """Enrol agent NAME and print its key, once, alone on one line."""
+    with desk(file) as services:
+        key = Lifecycle(services.store, services.ledger, services.clock).add_agent(
+            name, owner=_login() if owner is None else owner
+        )
+    click.echo(key)
+    options.note(f"this is the only time the key of {name} is shown; send it as `Authorization: Bearer KEY`")
+
+
+@agent.command()
+@click.argument("name")
+@click.option("--overlap", type=Span(), default="60s", show_default=True, help="How long older keys still work.")
+@options.config
+def rotate(name: str, overlap: float, file: Path) -> None:
+    """Print a new key for agent NAME; its older keys end after the overlap."""
+    with desk(file) as services:
+        key = Lifecycle(services.store, services.ledger, services.clock).rotate_agent(name, overlap=overlap)
+    click.echo(key)
+    options.note(f"older keys of {name} end in {overlap:g} s")
+
+
+@agent.command()
+@click.argument("name")
+@options.config
+def revoke(name: str, file: Path) -> None:
+    """Revoke agent NAME with all its keys and factors, at once and for good."""
+    with desk(file) as services:
+        Lifecycle(services.store, services.ledger, services.clock).revoke_agent(name)
+    options.note(f"{name} is revoked")
+
+
+@agent.command("ls")
+@options.config
+@options.as_json
+def list_(file: Path, as_json: bool) -> None:
+    """List the agents."""
+    with desk(file) as services:
+        now = services.clock.now()
+        rows = [
+            _described(one, services.store.agents.credentials(one.name), now) for one in services.store.agents.all()
+        ]
+    options.show(rows, columns=("name", "state", "owner", "keys", "created"), as_json=as_json)
+
+
+@agent.command()
+@click.argument("name")
+@options.config
+@options.as_json
+def show(name: str, file: Path, as_json: bool) -> None:
+    """Show the keys (by thumbprint) and factors of agent NAME."""
+    with desk(file) as services:
+        found = services.store.agents.get(name)
+        if found is None:
+            raise NotFoundError(f"there is no agent {name}")
+        now = services.clock.now()
+        credentials = services.store.agents.credentials(name)
+        factors = services.store.factors.of(name)
+    rows: list[dict[str, Json]] = [
+        {"what": "agent", "id": name, "state": _described(found, credentials, now)["state"], "expires": ""}
+    ]
+    rows += [
+        {"what": "key", "id": one.thumbprint, "state": _state(one, now), "expires": options.moment(one.expires)}
+        for one in credentials
+    ]
+    rows += [
+        {
+            "what": one.kind,
+            "id": one.id,
+            "state": "revoked" if one.revoked else "locked" if one.locked else "live",
+            "expires": "",
+        }
+        for one in factors
+    ]
+    options.show(rows, columns=("what", "id", "state", "expires"), as_json=as_json)
+
+
+def _described(one: Agent, credentials: Sequence[Credential], now: float) -> dict[str, Json]:
+    live = [c for c in credentials if _state(c, now) == "live"]
+    return {
+        "name": one.name,
+        "state": "revoked" if one.revoked else "live",
+        "owner": one.owner,
+        "keys": len(live),
+        "created": options.moment(one.created),
+    }
+
+
+def _state(credential: Credential, now: float) -> str:
+    if credential.revoked:
+        return "revoked"
+    return "expired" if credential.expires and credential.expires <= now else "live"
+
+
+def _login() -> str:
+    """Who is at the keyboard; nobody where the system has no name for them."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return ""

@@ -1,0 +1,104 @@
+"""`guard policy`: what owners do with policies before they take effect."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from guard.config import IRREVERSIBLE, Config, load
+from guard.lab.check import check as check_folder
+from guard.lab.explain import explain as explain_call
+from guard.policy.directory import PolicyDirectory
+from guard.policy.schema import schema as policy_schema
+from guard.policy.tree import Mistake
+
+_config = click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    default=Path("guard.toml"),
+    show_default=True,
+    help="guard.toml; without one, ./tool_policies is read",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="print JSON")
+
+
+def _settings(file: Path) -> tuple[Path, Config | None]:
+    """The folder of policies and the configuration; only the default file may be absent."""
+    if not file.exists() and click.get_current_context().get_parameter_source("file") is not (
+        click.core.ParameterSource.COMMANDLINE
+    ):
+        click.echo(f"{file} does not exist; reading ./tool_policies", err=True)
+        return Path("tool_policies"), None
+    config = load(file)
+    return config.policies, config
+
+
+@click.group()
+def policy() -> None:
+    """Check and explain the policies of tool owners."""
+
+
+@policy.command()
+@_config
+@_json
+@click.option("--strict", is_flag=True, help="fail on warnings too")
+def check(file: Path, as_json: bool, strict: bool) -> None:
+    """Check every policy file.
+
+    Prints FILE:LINE:COLUMN: MESSAGE, one a line. Exits with 2 on a mistake (with --strict on a warning, too).
+    """
+    folder, config = _settings(file)
+    report = check_folder(folder, config)
+    if as_json:
+        found = [_data("mistake", one) for one in report.mistakes] + [_data("warning", one) for one in report.warnings]
+        click.echo(json.dumps(found, indent=2))
+    else:
+        for mistake in report.mistakes:
+            click.echo(mistake)
+        for warning in report.warnings:
+            click.echo(Mistake(warning.place, f"warning: {warning.message}"))
+    failed = bool(report.mistakes or (strict and report.warnings))
+    said = f"{report.read} read, {len(report.mistakes)} mistakes, {len(report.warnings)} warnings"
+    click.echo(said, err=True)
+    sys.exit(2 if failed else 0)
+
+
+def _data(severity: str, found: Mistake) -> dict[str, str | int]:
+    place = found.place
+    return {
+        "severity": severity,
+        "file": place.file,
+        "line": place.line,
+        "column": place.column,
+        "message": found.message,
+    }
+
+
+@policy.command()
+@click.argument("call", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
+@_config
+@_json
+def explain(call: Path, file: Path, as_json: bool) -> None:
+    """Explain what a call would have to prove, and why.
+
+    CALL is a JSON file (or - for stdin): {"server": "git", "tool": "git_reset", "arguments": {}, "principal": "robot"}.
+    """
+    folder, config = _settings(file)
+    policies = PolicyDirectory(folder).load()
+    irreversible = config.irreversible if config is not None else frozenset(IRREVERSIBLE)
+    raw = sys.stdin.buffer.read() if str(call) == "-" else call.read_bytes()
+    found = explain_call(policies, raw, file=str(call), irreversible=irreversible, now=time.time())
+    click.echo(json.dumps(found.data(), indent=2) if as_json else "\n".join(found.lines()))
+
+
+@policy.command()
+@_config
+def schema(file: Path) -> None:
+    """Print the JSON Schema of policy files, for editors."""
+    del file
+    click.echo(json.dumps(policy_schema(), indent=2))

@@ -1,0 +1,191 @@
+"""`guard init` and `guard doctor`: the first minute, and what silently weakens a guard."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from guard.cli import options
+from guard.errors import ConfigError, GuardError, PolicyError
+
+if TYPE_CHECKING:
+    from guard.app import Desk
+
+_TEMPLATE = """\
+# The guard's configuration. Every setting: docs/reference/settings.md. Paths are relative to this file.
+state = "state"                       # directory: database, ledger, keys; created 0700
+policies = "tool_policies"            # one YAML file per tool server
+
+[proxy]
+listen = "127.0.0.1:7000"             # agents connect to http://127.0.0.1:7000/mcp/<server>
+
+[console]
+listen = "127.0.0.1:7001"
+public_url = "http://localhost:7001"  # challenges link here
+
+# One table per tool server: a URL (`guard serve`) or a command (`guard run NAME`).
+# [servers.payments]
+# url = "https://payments.example/mcp"
+#
+# [servers.git]
+# command = ["mcp-server-git", "--repository", "."]
+"""
+
+_POLICY = """\
+# yaml-language-server: $schema=../guard/policy/tool-policy.schema.json
+# What the tools of the server `example` can do. Rename this file to the name of your server in guard.toml.
+# Whatever no entry names needs a step-up. Check with: guard policy check
+server: example
+owner: owner@example.com
+default: {sensitivity: sensitive}
+tools:
+  search: {sensitivity: internal, effects: [read]}
+  delete: {sensitivity: critical, effects: [destroy], reason: deleted data cannot be brought back}
+"""
+
+Level = Literal["ok", "warning", "problem"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the doctor: how it stands, what was looked at, and what to do about it."""
+
+    level: Level
+    what: str
+    remedy: str = ""
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path())
+def init(folder: Path) -> None:
+    """Write a commented guard.toml and a first policy into FOLDER (default: here). Overwrites nothing."""
+    config, policy = folder / "guard.toml", folder / "tool_policies" / "example.yaml"
+    if config.exists():
+        message = f"{config} exists already; nothing was written"
+        raise GuardError(message)
+    policy.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(_TEMPLATE, encoding="utf-8")
+    click.echo(config)
+    if not any(policy.parent.iterdir()):
+        policy.write_text(_POLICY, encoding="utf-8")
+        click.echo(policy)
+    click.echo(
+        "next: name a server in guard.toml, then `guard agent add NAME`, `guard approver add NAME`, "
+        "`guard factor enroll totp NAME`, `guard doctor`",
+        err=True,
+    )
+
+
+@click.command()
+@options.config
+@options.as_json
+def doctor(file: Path, as_json: bool) -> None:
+    """Check what commonly breaks or silently weakens a guard; exit 1 when something is broken."""
+    checks = list(_examine(file))
+    if as_json:
+        click.echo(json.dumps([asdict(check) for check in checks], indent=1))
+    for check in () if as_json else checks:
+        click.echo(f"{check.level:8} {check.what}" + (f" -> {check.remedy}" if check.remedy else ""))
+    sys.exit(any(check.level == "problem" for check in checks))
+
+
+def _examine(file: Path) -> Iterator[Check]:
+    """Every check, from the configuration outwards."""
+    from guard.app import desk  # noqa: PLC0415 - `guard init` needs none of it
+
+    try:
+        with desk(file) as services:
+            yield Check("ok", f"{file} is well-formed")
+            yield from _policies(services)
+            yield from _state(services)
+            yield from _people(services)
+            yield from _layout(services)
+    except ConfigError as error:
+        yield Check("problem", error.public, "correct the file; the reference is docs/reference/settings.md")
+    except GuardError as error:
+        yield Check("problem", error.public, error.detail)
+
+
+def _policies(services: Desk) -> Iterator[Check]:
+    from guard.policy.directory import PolicyDirectory  # noqa: PLC0415 - as above
+
+    try:
+        policies = PolicyDirectory(services.config.policies).load()
+    except PolicyError as error:
+        yield Check("problem", error.public, "guard policy check")
+        return
+    yield Check("ok", f"policies in {services.config.policies} load")
+    for server in services.config.servers:
+        if server not in policies.policies:
+            yield Check(
+                "warning",
+                f"no policy describes {server}",
+                f"write {services.config.policies / server}.yaml; until then all of it needs a step-up",
+            )
+
+
+def _state(services: Desk) -> Iterator[Check]:
+    state = services.config.state
+    loose = [p for p in (state, *state.rglob("*")) if not p.is_symlink() and stat.S_IMODE(p.lstat().st_mode) & 0o077]
+    for path in loose[:5]:
+        yield Check("problem", f"{path} is open to other users", f"chmod go-rwx {path}")
+    if not loose:
+        yield Check("ok", f"{state} is closed to other users")
+    writable = services.config.policies.stat().st_mode & 0o022
+    if writable:
+        yield Check(
+            "problem", f"{services.config.policies} can be written by others", f"chmod go-w {services.config.policies}"
+        )
+    if time.time() < services.config.file.stat().st_mtime - 60:
+        yield Check(
+            "problem", "the clock is behind the configuration file", "set the clock; codes and expiries depend on it"
+        )
+
+
+def _people(services: Desk) -> Iterator[Check]:
+    approvers = [person for person in services.store.approvers.all() if not person.removed]
+    able = {factor.subject for factor in services.store.factors.of("") if not factor.revoked and not factor.locked}
+    if not approvers:
+        yield Check("warning", "nobody can consent", "guard approver add NAME; guard factor enroll totp NAME")
+    for person in approvers:
+        if person.name not in able:
+            yield Check(
+                "warning", f"approver {person.name} has no working factor", f"guard factor enroll totp {person.name}"
+            )
+    agents = [agent for agent in services.store.agents.all() if not agent.revoked]
+    if not agents:
+        yield Check("warning", "no agent is enrolled", "guard agent add NAME")
+    for agent in agents:
+        if agent.name not in able:
+            yield Check(
+                "warning",
+                f"agent {agent.name} cannot prove possession",
+                f"guard factor enroll signature {agent.name} --module LIB ...",
+            )
+    if services.config.approval.solo:
+        yield Check(
+            "warning",
+            "solo mode: an agent's owner may approve its calls",
+            "it does not protect against a deceived owner; enrol a second person",
+        )
+
+
+def _layout(services: Desk) -> Iterator[Check]:
+    stdio = [name for name, server in services.config.servers.items() if server.command]
+    if stdio:
+        yield Check(
+            "warning",
+            f"{', '.join(stdio)}: tool server and agent run as the guard's own user {os.getuid()} and can reach its keys",
+            "run the guard as another user and serve by URL, or set [proxy] refuse_same_uid = true",
+        )
+    if not services.config.servers:
+        yield Check("warning", "no server is configured", "add a [servers.NAME] table")

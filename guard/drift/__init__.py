@@ -1,0 +1,1 @@
+"""Behavioural signals: each agent's normal, and what is not."""

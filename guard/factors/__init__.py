@@ -1,0 +1,1 @@
+"""One module per way of proving; they do not know each other."""

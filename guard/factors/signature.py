@@ -1,0 +1,137 @@
+"""Possession: the call comes from the workload whose key lives in a token.
+
+The algorithm belongs to the enrolled key and is never read from a message: ECDSA over P-256 with
+SHA-256. A signature is the 64 bytes r‖s of PKCS#11 (IEEE P1363), in canonical base64. The bytes signed are
+those of `guard.stepup.binding`; the challenge's nonce, not the signature, makes a proof unique.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+
+from guard.errors import ProofError, ProofInvalidError, ProofLockedError, ProofWrongCallError
+from guard.model import Challenge, Json, Proof, ProofClass
+from guard.ports import Factor, Factors
+from guard.reasons import Code
+from guard.stepup.binding import challenge_bytes
+
+KIND: Final = "signature"
+ALGORITHM: Final = "ecdsa-p256-sha256"
+SIGNATURE_BYTES: Final = 64
+
+
+def public_key(spki: bytes) -> EllipticCurvePublicKey:
+    """The P-256 key in a DER SubjectPublicKeyInfo (RFC 5480).
+
+    Raises:
+        ProofError: it is no such key (`factor_unsuitable`).
+    """
+    try:
+        key = load_der_public_key(spki)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ProofError("not a public key", reason=Code.FACTOR_UNSUITABLE, detail=str(error)) from error
+    if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP256R1):
+        raise ProofError("the key is not on the curve P-256", reason=Code.FACTOR_UNSUITABLE)
+    return key
+
+
+def check(key: EllipticCurvePublicKey, signature: bytes, signed: bytes) -> None:
+    """Verify r‖s (64 bytes) over `signed`.
+
+    Raises:
+        ProofInvalidError: the signature is malformed or not by this key over these bytes.
+    """
+    if len(signature) != SIGNATURE_BYTES:
+        raise ProofInvalidError(detail=f"a signature has {SIGNATURE_BYTES} bytes, not {len(signature)}")
+    half = SIGNATURE_BYTES // 2
+    pair = encode_dss_signature(int.from_bytes(signature[:half], "big"), int.from_bytes(signature[half:], "big"))
+    try:
+        key.verify(pair, signed, ECDSA(SHA256()))
+    except InvalidSignature as error:
+        raise ProofInvalidError(detail="the signature does not verify") from error
+
+
+def workload_factor(*, identifier: str, subject: str, spki: bytes, attestation: int, now: float) -> Factor:
+    """An enrolled workload key. `attestation` is the level that enrolment established.
+
+    Raises:
+        ProofError: the key is not P-256 (`factor_unsuitable`).
+    """
+    encoded = public_key(spki).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return Factor(
+        id=identifier,
+        kind=KIND,
+        subject=subject,
+        created=now,
+        attestation=attestation,
+        public={"algorithm": ALGORITHM, "spki": base64.b64encode(encoded).decode("ascii")},
+    )
+
+
+class SignatureFactor:
+    """Verifies a workload's signature over a challenge (a `guard.ports.FactorVerifier`).
+
+    Evidence: `factor` (its id) and `signature` (base64 of r‖s). `audience` names this installation.
+    """
+
+    __slots__ = ("_audience", "_factors")
+
+    def __init__(self, factors: Factors, *, audience: str) -> None:
+        self._factors, self._audience = factors, audience
+
+    def verify(self, challenge: Challenge, evidence: Mapping[str, Json], now: float) -> Proof:
+        """The workload's possession of its key, at `now` (Unix seconds).
+
+        Raises:
+            ProofInvalidError: unknown or revoked factor, or the signature does not verify.
+            ProofWrongCallError: the factor belongs to another principal than the challenge.
+            ProofLockedError: the factor is locked.
+        """
+        identifier, signature = evidence.get("factor"), evidence.get("signature")
+        if not isinstance(identifier, str) or not isinstance(signature, str):
+            raise ProofInvalidError(detail="evidence lacks factor or signature")
+        factor = self._factors.get(identifier)
+        if factor is None or factor.kind != KIND or factor.revoked:
+            raise ProofInvalidError(detail=f"there is no working {KIND} factor {identifier!r}")
+        if factor.subject != challenge.principal.subject:
+            raise ProofWrongCallError(detail=f"factor {identifier} belongs to {factor.subject}")
+        if factor.locked:
+            raise ProofLockedError(detail=f"factor {identifier}")
+        signed = challenge_bytes(challenge, audience=self._audience)
+        check(public_key(_spki(factor)), _decode(signature), signed)
+        return Proof(
+            proof_class=ProofClass.POSSESSION,
+            kind=KIND,
+            factor=factor.id,
+            subject=factor.subject,
+            at=now,
+            attestation=factor.attestation,
+        )
+
+
+def _spki(factor: Factor) -> bytes:
+    """The enrolled key; its algorithm is the one it was enrolled with or nothing."""
+    spki = factor.public.get("spki")
+    if factor.public.get("algorithm") != ALGORITHM or not isinstance(spki, str):
+        raise ProofInvalidError(detail=f"factor {factor.id} is not an {ALGORITHM} key")
+    return base64.b64decode(spki)
+
+
+def _decode(text: str) -> bytes:
+    """Canonical base64 only, so that one signature has one spelling."""
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ProofInvalidError(detail="the signature is not base64") from error
+    if base64.b64encode(raw).decode("ascii") != text:
+        raise ProofInvalidError(detail="the signature is not canonical base64")
+    return raw

@@ -1,0 +1,1 @@
+"""What tool owners do with policies before they take effect."""

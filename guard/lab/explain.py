@@ -1,0 +1,197 @@
+"""Explain what a policy says about one call, and what the call would have to prove in every case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from guard.errors import ConfigError, WireError
+from guard.model import Band, Call, Classification, Doubt, Finding, Json, Principal, Requirement, Source
+from guard.policy.classify import PolicySet, classify
+from guard.reasons import Code, Reason
+from guard.stepup.requirement import required
+from guard.wire.canonical import call_digest, canonical, canonical_uri
+from guard.wire.strict import read
+
+_Text = Annotated[str, Field(max_length=8192)]
+
+CASES: Final[tuple[tuple[str, tuple[tuple[Doubt, Band], ...]], ...]] = (
+    ("nothing unusual", ()),
+    ("doubt about identity, unusual", ((Doubt.IDENTITY, Band.UNUSUAL),)),
+    ("doubt about identity, alarming", ((Doubt.IDENTITY, Band.ALARMING),)),
+    ("doubt about intent, unusual", ((Doubt.INTENT, Band.UNUSUAL),)),
+    ("doubt about intent, alarming", ((Doubt.INTENT, Band.ALARMING),)),
+)
+"""The columns of the requirement table: what drift may have found, from nothing to the worst."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Who(_Strict):
+    """The principal of a question."""
+
+    subject: _Text
+    owner: _Text = ""
+    on_behalf_of: _Text = ""
+
+
+class Whence(_Strict):
+    """Where the call of a question comes from."""
+
+    transport: _Text = "http"
+    address: _Text = ""
+
+
+class Question(_Strict):
+    """One call to explain: `{server, tool, arguments, principal}`, or `resource` or `prompt` for `tool`."""
+
+    server: _Text
+    tool: _Text = ""
+    resource: _Text = ""
+    prompt: _Text = ""
+    arguments: dict[str, object] = Field(default_factory=dict)
+    principal: _Text | Who = "somebody"
+    source: Whence = Whence()
+    definition_changed: bool = False
+
+    @model_validator(mode="after")
+    def _one(self) -> Question:
+        if sum(map(bool, (self.tool, self.resource, self.prompt))) != 1:
+            raise ValueError('name exactly one of "tool", "resource" and "prompt"')
+        return self
+
+    @property
+    def kind(self) -> str:
+        """The kind of call."""
+        return "tool" if self.tool else "resource" if self.resource else "prompt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What the tags say about a call, and what it must prove in each of `CASES`."""
+
+    call: Call
+    classification: Classification
+    cases: tuple[tuple[str, Requirement], ...]
+    reasons: tuple[Reason, ...]
+
+    def lines(self) -> list[str]:
+        """The explanation for people."""
+        found = self.classification
+        rows = [
+            ("call", f"{self.call.server} {self.call.kind} {self.call.name} by {self.call.principal.subject}"),
+            ("rule", f"{found.rule} at {found.where}" if found.rule else "none"),
+            ("sensitivity", found.sensitivity.label),
+            ("effects", ", ".join(sorted(found.effects)) or "none stated"),
+            ("approvers", found.approvers),
+            ("revision", found.revision[:12]),
+        ]
+        width = max(len(case) for case, _ in self.cases)
+        return [
+            *(f"{name:<12} {value}" for name, value in rows),
+            "because",
+            *(f"  {reason.code.value}: {reason}" for reason in self.reasons),
+            "required",
+            *(f"  {case:<{width}}  {requirement.label}" for case, requirement in self.cases),
+        ]
+
+    def data(self) -> dict[str, Json]:
+        """The explanation for machines."""
+        found = self.classification
+        return {
+            "server": self.call.server,
+            "kind": self.call.kind,
+            "name": self.call.name,
+            "principal": self.call.principal.subject,
+            "tagged": found.tagged,
+            "sensitivity": found.sensitivity.label,
+            "effects": sorted(found.effects),
+            "approvers": found.approvers,
+            "rule_id": found.rule,
+            "where": found.where,
+            "policy_revision": found.revision,
+            "requirement": self.cases[0][1].label,
+            "reasons": [{"code": r.code.value, "by": r.by, "evidence": r.evidence} for r in self.reasons],
+            "required": {case: requirement.label for case, requirement in self.cases},
+        }
+
+
+def question(raw: bytes, file: str) -> Question:
+    """Read a CALL.json.
+
+    Raises:
+        ConfigError: it is not strict JSON or not a question; it says what was expected.
+    """
+    try:
+        value = read(raw)
+    except WireError as error:
+        raise ConfigError(error.public, file=file) from error
+    try:
+        return Question.model_validate(value)
+    except ValidationError as error:
+        said = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"expected {{server, tool, arguments, principal}}: {said}", file=file) from error
+
+
+def call_of(asked: Question, arguments: Mapping[str, Json], *, now: float) -> Call:
+    """The call that the question is about, as the pipeline would see it.
+
+    Raises:
+        WireError: the resource has no canonical URI.
+    """
+    who = Who(subject=asked.principal) if isinstance(asked.principal, str) else asked.principal
+    name = asked.tool or asked.prompt or canonical_uri(asked.resource)
+    text = canonical(arguments)
+    return Call(
+        id="k_explained",
+        principal=Principal(subject=who.subject, credential="", owner=who.owner, on_behalf_of=who.on_behalf_of),
+        source=Source(transport=asked.source.transport, address=asked.source.address),
+        server=asked.server,
+        method={"tool": "tools/call", "resource": "resources/read", "prompt": "prompts/get"}[asked.kind],
+        kind=asked.kind,
+        name=name,
+        arguments=arguments,
+        canonical=text,
+        definition="",
+        digest=call_digest(
+            principal=who.subject,
+            server=asked.server,
+            kind=asked.kind,
+            name=name,
+            definition="",
+            canonical_arguments=text,
+        ),
+        received=now,
+    )
+
+
+def explain(policies: PolicySet, raw: bytes, *, file: str, irreversible: frozenset[str], now: float) -> Explanation:
+    """Explain the call in a CALL.json at `now` (Unix seconds).
+
+    Raises:
+        ConfigError: the file is not a question.
+    """
+    asked = question(raw, file)
+    value = read(raw)
+    arguments = value.get("arguments", {}) if isinstance(value, Mapping) else {}
+    assert isinstance(arguments, Mapping), "the question was validated"
+    try:
+        call = call_of(asked, arguments, now=now)
+    except WireError as error:
+        raise ConfigError(error.public, file=file) from error
+    found = classify(policies, call, now=now, definition_changed=asked.definition_changed)
+    cases = tuple((case, required(found, _findings(doubts), irreversible=irreversible)[0]) for case, doubts in CASES)
+    _, reasons = required(found, (), irreversible=irreversible)
+    return Explanation(call=call, classification=found, cases=cases, reasons=reasons)
+
+
+def _findings(doubts: tuple[tuple[Doubt, Band], ...]) -> tuple[Finding, ...]:
+    """Findings such as drift would make; only their cause and band count for a requirement."""
+    return tuple(
+        Finding(signal="supposed", cause=cause, band=band, reason=Reason(Code.NEW_NETWORK)) for cause, band in doubts
+    )

@@ -1,0 +1,1 @@
+"""What tool owners write, and what it means for one call."""

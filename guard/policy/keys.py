@@ -1,0 +1,66 @@
+"""The keys of a policy file, each with the sentence that editors show; reader and JSON Schema share them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+FILE_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "server": "name of the tool server in guard.toml; the file is called NAME.yaml",
+        "owner": "who answers for these tags; named in reasons and records",
+        "approvers": "group of people who may consent; without it, the group `approvers`",
+        "match": "which of several matching rules says the sensitivity: the first (default) or the strictest",
+        "default": "what holds for names that no entry matches; they always need a step-up as well",
+        "windows": "named spans of local time; conditions ask windows.NAME",
+        "tools": 'tags by tool name; a key may be a glob such as "get_*"',
+        "resources": 'tags by resource URI; * stays within a segment, ** does not: "file:///srv/**"',
+        "prompts": "tags by prompt name; a key may be a glob",
+    }
+)
+"""Top-level keys."""
+
+DEFAULT_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "sensitivity": "how bad it is when this goes wrong; without it, sensitive",
+        "effects": "what an unnamed tool is assumed to do",
+        "require": "proofs that are always needed, besides a step-up",
+    }
+)
+"""Keys of `default`."""
+
+ENTRY_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "sensitivity": "how bad it is when this goes wrong; without it, the default's",
+        "effects": "what it can do to the world",
+        "require": "proofs that are always needed, unusual or not",
+        "approvers": "group of people who may consent to this, instead of the file's",
+        "log": "arguments that the ledger may hold in clear; all others are kept as keyed digests",
+        "reason": "why it is tagged so, in the owner's words; shown to whoever is asked for a proof",
+        "review": "true marks a tag that its owner has not looked at yet; `guard policy check` warns",
+        "rules": "conditions under which something else holds",
+    }
+)
+"""Keys of an entry under `tools`, `resources` or `prompts`."""
+
+RULE_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "when": "condition in CEL over args, principal, source, server, tool, now and windows; without it, always",
+        "sensitivity": "the sensitivity when the condition holds; it may be lower",
+        "require": "proofs that are needed in addition when the condition holds",
+        "effects": "effects in addition when the condition holds",
+        "reason": "why, in the owner's words",
+    }
+)
+"""Keys of a rule."""
+
+WINDOW_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "zone": 'IANA time zone whose wall clock counts, for example "Europe/Berlin"',
+        "days": 'days of the week, for example "mon-fri" or "sat,sun"; without it, every day',
+        "hours": 'from and until, for example "08:00-18:00"; "22:00-06:00" passes midnight; without it, all day',
+        "dates": 'first and last day, for example "2026-12-20..2027-01-06"; without it, always',
+    }
+)
+"""Keys of a window."""

@@ -1,0 +1,275 @@
+"""From the bytes of a file to a `Policy`, collecting every mistake on the way.
+
+A mistake is placed (file, line, column) and says what to write instead. A file with a mistake gives no
+policy at all: half a policy would tag less than its owner wrote.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, date
+from types import MappingProxyType
+from typing import Final, TypeVar
+
+from guard.model import Demand, Sensitivity
+from guard.policy.conditions import Condition, compile_condition
+from guard.policy.document import KINDS, Entry, Match, Policy, Rule
+from guard.policy.expression import SyntaxMistake
+from guard.policy.keys import DEFAULT_KEYS, ENTRY_KEYS, FILE_KEYS, RULE_KEYS, WINDOW_KEYS
+from guard.policy.patterns import glob, is_glob
+from guard.policy.patterns import mistake as wrong_name
+from guard.policy.tree import Items, Mistake, Node, Place, Scalar, Table, grow, shown
+from guard.policy.vocabulary import EFFECTS, REQUIREMENTS, SENSITIVITIES, listing, nearest
+from guard.policy.windows import Window, dates, days, hours, zone
+
+MAX_WORDS: Final = 200
+
+SERVER: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}", re.ASCII)
+_GROUP: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.@-]{0,63}", re.ASCII)
+_WINDOW: Final = re.compile(r"[a-z_][a-z0-9_]{0,31}", re.ASCII)
+
+_T = TypeVar("_T")
+
+
+class _Reading:
+    """One file being read."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.mistakes: list[Mistake] = []
+        self.windows: dict[str, Window] = {}
+        self.approvers = "approvers"
+
+    def note(self, place: Place, message: str) -> None:
+        """Add a mistake."""
+        self.mistakes.append(Mistake(place, message))
+
+    # ------------------------------------------------------------------ values
+
+    def table(self, node: Node, what: str, keys: Iterable[str] | None = None) -> dict[str, tuple[Scalar, Node]]:
+        """The members of a mapping, of which only `keys` are known."""
+        if not isinstance(node, Table):
+            self.note(node.place, f"{what} is a mapping: indented lines of `key: value`, or {{}}")
+            return {}
+        found = {str(key.value): (key, value) for key, value in node.entries}
+        known = None if keys is None else tuple(keys)
+        for name, (key, _) in found.items():
+            if known is not None and name not in known:
+                hint = nearest(name, known) or f"; {what} has {listing(known)}"
+                self.note(key.place, f'unknown key "{shown(name)}"{hint}')
+        return found if known is None else {name: member for name, member in found.items() if name in known}
+
+    def text(self, node: Node, what: str) -> str:
+        """A text of one line, bounded."""
+        if not isinstance(node, Scalar) or not isinstance(node.value, str):
+            self.note(node.place, f'{what} is a text; quote it: "..."')
+            return ""
+        if len(node.value) > MAX_WORDS or "\n" in node.value:
+            self.note(node.place, f"{what} is one line of at most {MAX_WORDS} characters")
+            return ""
+        return node.value
+
+    def name(self, node: Node, what: str, form: re.Pattern[str]) -> str:
+        """A text of a given form."""
+        text = self.text(node, what)
+        if text and not form.fullmatch(text):
+            self.note(node.place, f"{what} is made of letters, digits, dots, dashes and underscores, at most 64")
+        return text
+
+    def flag(self, node: Node, what: str) -> bool:
+        """`true` or `false`."""
+        if isinstance(node, Scalar) and isinstance(node.value, bool):
+            return node.value
+        self.note(node.place, f"{what} is true or false")
+        return False
+
+    def word(self, node: Node, what: str, choices: Mapping[str, _T]) -> _T | None:
+        """One word of a closed vocabulary."""
+        value = node.value if isinstance(node, Scalar) else None
+        if isinstance(value, str) and value in choices:
+            return choices[value]
+        said = f'"{shown(str(value))}" is no {what}' if value is not None else f"{what} is one word"
+        self.note(node.place, said + (nearest(str(value), choices) or f"; write one of {listing(choices)}"))
+        return None
+
+    def words(self, node: Node, what: str, choices: Mapping[str, _T]) -> list[_T]:
+        """One word, or a list of words."""
+        nodes = node.nodes if isinstance(node, Items) else (node,)
+        found = [self.word(one, what, choices) for one in nodes]
+        return [one for one in found if one is not None]
+
+    def sensitivity(self, members: Mapping[str, tuple[Scalar, Node]]) -> Sensitivity | None:
+        """The `sensitivity` of a mapping, if given."""
+        return self.word(members["sensitivity"][1], "sensitivity", SENSITIVITIES) if "sensitivity" in members else None
+
+    def effects(self, members: Mapping[str, tuple[Scalar, Node]]) -> frozenset[str]:
+        """The `effects` of a mapping."""
+        if "effects" not in members:
+            return frozenset()
+        return frozenset(self.words(members["effects"][1], "effect", {word: word for word in EFFECTS}))
+
+    def demands(self, members: Mapping[str, tuple[Scalar, Node]]) -> frozenset[Demand]:
+        """The conjunction that `require` asks for."""
+        if "require" not in members:
+            return frozenset()
+        return frozenset[Demand]().union(*self.words(members["require"][1], "requirement", REQUIREMENTS))
+
+    # ------------------------------------------------------------------ parts
+
+    def window(self, name: Scalar, node: Node) -> None:
+        """One named window."""
+        if not _WINDOW.fullmatch(str(name.value)):
+            self.note(name.place, "the name of a window is made of small letters, digits and underscores")
+        members = self.table(node, "a window", WINDOW_KEYS)
+        if isinstance(node, Table) and "zone" not in members:
+            self.note(node.place, 'the window has no zone; write for example zone: "Europe/Berlin"')
+        start, end = self.span(members, "hours", hours) or (0, 24 * 60)
+        first, last = self.span(members, "dates", dates) or (date.min, date.max)
+        self.windows[str(name.value)] = Window(
+            zone=self.span(members, "zone", zone) or UTC,
+            days=self.span(members, "days", days) or frozenset(range(7)),
+            start=start,
+            end=end,
+            first=first,
+            last=last,
+        )
+
+    def span(self, members: Mapping[str, tuple[Scalar, Node]], key: str, read: Callable[[str], _T]) -> _T | None:
+        """One part of a window, read by its own notation."""
+        if key not in members:
+            return None
+        node = members[key][1]
+        text = self.text(node, key)
+        try:
+            return read(text) if text else None
+        except ValueError as error:
+            self.note(node.place, str(error))
+            return None
+
+    def condition(self, node: Node) -> Condition | None:
+        """The `when` of a rule."""
+        if not isinstance(node, Scalar) or not isinstance(node.value, str):
+            self.note(node.place, "when is a condition in quotes; leave it out for a rule that always applies")
+            return None
+        try:
+            return compile_condition(node.value, frozenset(self.windows))
+        except SyntaxMistake as error:
+            self.note(node.place, f"in the condition, at character {error.at + 1}: {error}")
+            return None
+
+    def rule(self, name: str, node: Node) -> Rule:
+        """One rule."""
+        members = self.table(node, "a rule", RULE_KEYS)
+        if isinstance(node, Table) and not members.keys() & {"sensitivity", "require", "effects"}:
+            self.note(node.place, "the rule changes nothing; give it a sensitivity, require or effects")
+        return Rule(
+            name=name,
+            place=node.place,
+            when=self.condition(members["when"][1]) if "when" in members else None,
+            sensitivity=self.sensitivity(members),
+            demands=self.demands(members),
+            effects=self.effects(members),
+            reason=self.text(members["reason"][1], "reason") if "reason" in members else "",
+        )
+
+    def rules(self, name: str, node: Node) -> tuple[Rule, ...]:
+        """The ordered rules of an entry."""
+        if not isinstance(node, Items):
+            self.note(node.place, 'rules is a list: - {when: "...", require: consent, reason: ...}')
+            return ()
+        return tuple(self.rule(f"{name}.rules[{index}]", one) for index, one in enumerate(node.nodes))
+
+    def log(self, node: Node) -> frozenset[str]:
+        """The argument names that may be written to the ledger in clear."""
+        nodes = node.nodes if isinstance(node, Items) else (node,)
+        return frozenset(self.text(one, "an argument to log") for one in nodes)
+
+    def entry(self, section: str, key: Scalar, node: Node, default: Entry) -> Entry:
+        """One tag."""
+        pattern, kind = str(key.value), KINDS[section]
+        if wrong := wrong_name(pattern, kind):
+            self.note(key.place, wrong)
+        name = f"{self.file}#{section}.{pattern}"
+        members = self.table(node, "an entry", ENTRY_KEYS)
+        stated = self.sensitivity(members)
+        return Entry(
+            pattern=pattern,
+            name=name,
+            place=key.place,
+            sensitivity=default.sensitivity if stated is None else stated,
+            glob=glob(pattern, kind) if is_glob(pattern, kind) and not wrong else None,
+            effects=self.effects(members),
+            demands=self.demands(members),
+            approvers=self.group(members),
+            log=self.log(members["log"][1]) if "log" in members else frozenset(),
+            reason=self.text(members["reason"][1], "reason") if "reason" in members else "",
+            review=self.flag(members["review"][1], "review") if "review" in members else False,
+            rules=self.rules(name, members["rules"][1]) if "rules" in members else (),
+        )
+
+    def group(self, members: Mapping[str, tuple[Scalar, Node]]) -> str:
+        """The approver group of a mapping, else the file's."""
+        return self.name(members["approvers"][1], "approvers", _GROUP) if "approvers" in members else self.approvers
+
+    def default(self, node: Node | None, place: Place) -> Entry:
+        """What holds for names that no entry matches."""
+        members = self.table(node, "default", DEFAULT_KEYS) if node is not None else {}
+        stated = self.sensitivity(members)
+        return Entry(
+            pattern="",
+            name=f"{self.file}#default",
+            place=node.place if node is not None else place,
+            sensitivity=Sensitivity.SENSITIVE if stated is None else stated,
+            effects=self.effects(members),
+            demands=self.demands(members) | {Demand.STEP_UP},
+            approvers=self.approvers,
+        )
+
+    def policy(self, root: Node) -> Policy:
+        """The whole file."""
+        members = self.table(root, "a policy", FILE_KEYS)
+        if "server" not in members:
+            self.note(root.place, "the file does not say which server it is about; write server: NAME")
+        server = self.name(members["server"][1], "server", SERVER) if "server" in members else ""
+        owner = self.text(members["owner"][1], "owner") if "owner" in members else ""
+        self.approvers = self.group(members)
+        match = (
+            self.word(members["match"][1], "way to match", {m.value: m for m in Match}) if "match" in members else None
+        )
+        if "windows" in members:
+            for key, value in self.table(members["windows"][1], "windows").values():
+                self.window(key, value)
+        default = self.default(members["default"][1] if "default" in members else None, root.place)
+        entries = {
+            kind: tuple(
+                self.entry(section, key, value, default)
+                for key, value in self.table(members[section][1], section).values()
+            )
+            for section, kind in KINDS.items()
+            if section in members
+        }
+        return Policy(
+            file=self.file,
+            place=members["server"][1].place if "server" in members else root.place,
+            server=server,
+            owner=owner,
+            default=default,
+            entries=MappingProxyType(entries),
+            match=match or Match.FIRST,
+            windows=MappingProxyType(self.windows),
+        )
+
+
+def read(raw: bytes, file: str) -> tuple[Policy | None, tuple[Mistake, ...]]:
+    """The policy in the bytes of one file, or None with every mistake; `file` is the name shown.
+
+    Never raises for any bytes; bounded as `guard.policy.tree.grow`.
+    """
+    root, mistakes = grow(raw, file)
+    if root is None:
+        return None, mistakes
+    reading = _Reading(file)
+    policy = reading.policy(root)
+    found = tuple(sorted({*mistakes, *reading.mistakes}))
+    return (None if found else policy), found

@@ -1,0 +1,109 @@
+"""The JSON Schema of a policy file (draft 2020-12), generated from the vocabulary the reader uses.
+
+Editors complete and explain with it. It is written to `tool-policy.schema.json` beside this module by
+`guard policy schema`; a test holds the file to this code. What a schema cannot say (names that clash,
+conditions) is for `guard policy check`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from guard.model import Json
+from guard.policy.document import KINDS
+from guard.policy.keys import DEFAULT_KEYS, ENTRY_KEYS, FILE_KEYS, RULE_KEYS, WINDOW_KEYS
+from guard.policy.patterns import MAX_PATTERN
+from guard.policy.reading import MAX_WORDS
+from guard.policy.vocabulary import EFFECTS, REQUIREMENT_MEANING, SENSITIVITY_MEANING
+
+_NAME: Final = "^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}$"
+_GROUP: Final = "^[A-Za-z0-9_-][A-Za-z0-9_.@-]{0,63}$"
+
+
+def _choice(words: Mapping[str, str]) -> dict[str, Json]:
+    """One word of a closed vocabulary, each with its meaning."""
+    return {"oneOf": [{"const": word, "description": meaning} for word, meaning in words.items()]}
+
+
+def _one_or_many(word: dict[str, Json]) -> dict[str, Json]:
+    return {"anyOf": [word, {"type": "array", "items": word, "uniqueItems": True}]}
+
+
+def _text(**more: Json) -> dict[str, Json]:
+    return {"type": "string", "maxLength": MAX_WORDS, **more}
+
+
+def _ref(name: str) -> dict[str, Json]:
+    return {"$ref": f"#/$defs/{name}"}
+
+
+def _object(keys: Mapping[str, str], forms: Mapping[str, dict[str, Json]], *required: str) -> dict[str, Json]:
+    """A closed mapping: `keys` with their descriptions, each in its form."""
+    properties: dict[str, Json] = {key: {**forms[key], "description": said} for key, said in keys.items()}
+    closed: dict[str, Json] = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {**closed, "required": list(required)} if required else closed
+
+
+def schema() -> dict[str, Json]:
+    """The schema as one JSON object."""
+    tags: dict[str, dict[str, Json]] = {
+        "sensitivity": _ref("sensitivity"),
+        "effects": _one_or_many(_ref("effect")),
+        "require": _one_or_many(_ref("requirement")),
+    }
+    entry: dict[str, dict[str, Json]] = {
+        **tags,
+        "approvers": {"type": "string", "pattern": _GROUP},
+        "log": {"anyOf": [_text(), {"type": "array", "items": _text()}]},
+        "reason": _text(),
+        "review": {"type": "boolean"},
+        "rules": {"type": "array", "items": _ref("rule")},
+    }
+    window = {
+        "zone": _text(),
+        "days": _text(examples=["mon-fri"]),
+        "hours": _text(pattern="^[0-2][0-9]:[0-5][0-9]-[0-2][0-9]:[0-5][0-9]$", examples=["08:00-18:00"]),
+        "dates": _text(examples=["2026-12-20..2027-01-06"]),
+    }
+    entries: dict[str, Json] = {
+        "type": "object",
+        "propertyNames": {"minLength": 1, "maxLength": MAX_PATTERN},
+        "additionalProperties": _ref("entry"),
+    }
+    file: dict[str, dict[str, Json]] = {
+        "server": {"type": "string", "pattern": _NAME},
+        "owner": _text(),
+        "approvers": {"type": "string", "pattern": _GROUP},
+        "match": {"enum": ["first", "strictest"]},
+        "default": _ref("default"),
+        "windows": {
+            "type": "object",
+            "propertyNames": {"pattern": "^[a-z_][a-z0-9_]{0,31}$"},
+            "additionalProperties": _ref("window"),
+        },
+        **dict.fromkeys(KINDS, entries),
+    }
+    rule: dict[str, dict[str, Json]] = {
+        **tags,
+        "when": {"type": "string", "minLength": 1, "maxLength": 1000},
+        "reason": _text(),
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "guard tool policy",
+        "description": "What the owner of one MCP tool server says about its tools, resources and prompts.",
+        **_object(FILE_KEYS, file, "server"),
+        "$defs": {
+            "sensitivity": _choice(SENSITIVITY_MEANING),
+            "effect": _choice(EFFECTS),
+            "requirement": _choice(REQUIREMENT_MEANING),
+            "default": _object(DEFAULT_KEYS, tags),
+            "entry": _object(ENTRY_KEYS, entry),
+            "rule": {
+                **_object(RULE_KEYS, rule),
+                "anyOf": [{"required": [key]} for key in ("sensitivity", "require", "effects")],
+            },
+            "window": _object(WINDOW_KEYS, window, "zone"),
+        },
+    }

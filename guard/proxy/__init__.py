@@ -1,0 +1,1 @@
+"""The enforcement point: two fronts, the upstreams, the pause ladder and the pipeline between them."""

@@ -1,0 +1,306 @@
+"""The HTTP front: one guarded ingress, `/mcp/<server>`, as a bare ASGI application.
+
+The order is fixed: Host and Origin, the endpoint, the credential, the framing of the body, the body, its
+headers, its session; then the pipeline decides. Nothing is read from a body before its sender is known.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final, NoReturn, TypeAlias
+
+from guard.config import Config
+from guard.errors import GuardError, IdentityError, NotFoundError, UnavailableError, UpstreamError, WireError
+from guard.model import Principal, Source
+from guard.ports import Clock, Identifier, Sessions
+from guard.proxy.exchange import Arrival, Handler
+from guard.proxy.headers import Headers, is_json
+from guard.proxy.hosts import HostNames
+from guard.proxy.listener import Caller
+from guard.proxy.relay import HttpExchange, Relay, Send, write
+from guard.proxy.sessions import SessionOwners
+from guard.proxy.upstream import Answer, Upstreams
+from guard.reasons import Code
+from guard.wire import era, reply
+from guard.wire.decode import decode
+from guard.wire.message import Request
+
+BODY_LIMIT: Final = 4 * 1024 * 1024
+"""Bytes of one message."""
+CREDENTIAL_LIMIT: Final = 16 * 1024
+"""Bytes of one credential."""
+
+_SINGLE: Final = frozenset(
+    {b"host", b"origin", b"authorization", b"content-type", b"content-length", b"content-encoding", b"mcp-session-id"}
+)
+_SUCCESS: Final = range(200, 300)
+_NOT_FOUND: Final = 404
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+
+class _RefusedError(Exception):
+    """A request that ends here: its HTTP status, why, and whether it concerned a server and is recorded."""
+
+    def __init__(self, status: int, error: GuardError, *, headers: Headers = ()) -> None:
+        self.status = status
+        self.error = error
+        self.headers = headers
+        super().__init__(error.public)
+
+
+class _LeftError(Exception):
+    """The caller left before its message was whole; there is nobody to answer."""
+
+
+class _Visit:
+    """One HTTP request on its way in; what is known about it grows."""
+
+    __slots__ = ("address", "caller", "fields", "headers", "principal", "receive", "send", "server")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, server: str) -> None:
+        self.receive = receive
+        self.send = send
+        self.headers: Headers = scope["headers"]
+        self.caller: Caller = scope["guard.caller"]
+        peer = scope.get("client")
+        self.address: str = peer[0] if peer else ""
+        self.server = server
+        self.principal: Principal | None = None
+        self.fields: dict[bytes, bytes] = {}
+
+    def read_fields(self) -> None:
+        """Take the headers that decide anything; each may be given once."""
+        for name, value in self.headers:
+            if name in _SINGLE:
+                if name in self.fields:
+                    text = f"the header {name.decode('ascii')} is given twice"
+                    raise _RefusedError(400, WireError(text, reason=Code.HEADER_MISMATCH))
+                self.fields[name] = value
+
+
+class McpFront:
+    """ASGI application of the MCP endpoint; serve it by `guard.proxy.listener.server` only.
+
+    Args:
+        config: which servers there are and how the listener may be addressed.
+        identifier: turns the bearer credential into a principal.
+        handler: carries out every decoded message (the pipeline).
+        upstreams: the servers that are reached over HTTP; others are answered 404.
+        sessions: whom a legacy session belongs to.
+        clock: time of new sessions.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        identifier: Identifier,
+        handler: Handler,
+        upstreams: Upstreams,
+        sessions: Sessions,
+        clock: Clock,
+    ) -> None:
+        self._identifier = identifier
+        self._handler = handler
+        self._upstreams = upstreams
+        self._sessions = SessionOwners(sessions, clock)
+        self._routes = {f"/mcp/{name}".encode(): name for name in config.servers if name in upstreams}
+        self._exact_integers = {name: server.big_integers == "exact" for name, server in config.servers.items()}
+        self._names = HostNames(config.proxy)
+        self._streams: Counter[str] = Counter()
+        self._streams_limit = config.proxy.max_in_flight
+        self._streaming: set[Caller] = set()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Refuse what comes and end open event streams; the server then has only calls to wait for."""
+        self._stopping = True
+        for caller in tuple(self._streaming):
+            caller.hang_up()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request."""
+        visit = _Visit(scope, receive, send, self._routes.get(scope["raw_path"], ""))
+        try:
+            visit.read_fields()
+            self._check_names(visit, scope)
+            await self._serve(visit, scope["method"])
+        except _RefusedError as refusal:
+            if visit.server:
+                self._record(visit, refusal.error)
+            error = refusal.error
+            body = (
+                reply.malformed(error)
+                if isinstance(error, WireError)
+                else reply.error(None, reply.REFUSED, error.public)
+            )
+            await write(send, refusal.status, refusal.headers, body)
+        except _LeftError:
+            return
+
+    # ------------------------------------------------------------------ before the body
+
+    def _check_names(self, visit: _Visit, scope: Scope) -> None:
+        """Refuse a name that is not this listener's: a web page may have pointed its own name here."""
+        local = scope.get("server")
+        address = local[0] if local else ""
+        if not self._names.cover(visit.fields.get(b"host", b"").decode("latin-1"), address):
+            _refuse(421, Code.HOST, "this endpoint is not called so; allowed_hosts adds names")
+        origin = visit.fields.get(b"origin")
+        if origin is not None and not self._names.cover_origin(origin.decode("latin-1"), address):
+            _refuse(403, Code.HOST, "pages of this origin may not use the endpoint")
+
+    async def _serve(self, visit: _Visit, method: str) -> None:
+        if not visit.server:
+            raise _RefusedError(404, NotFoundError(reason=Code.UNKNOWN_SERVER))
+        if method not in {"POST", "GET", "DELETE"}:
+            error = WireError(f"{method} is not a method of this endpoint", rpc_code=reply.REFUSED)
+            raise _RefusedError(405, error, headers=((b"allow", b"GET, POST, DELETE"),))
+        if self._stopping:
+            raise _RefusedError(503, UnavailableError(reason=Code.STOPPING))
+        principal = visit.principal = await self._identify(visit)
+        if method == "POST":
+            await self._post(visit, principal)
+        elif method == "GET":
+            await self._stream(visit, principal)
+        else:
+            await self._end_session(visit, principal)
+
+    async def _identify(self, visit: _Visit) -> Principal:
+        """Whose credential this is; every other outcome is a refusal, never a default."""
+        scheme, _, token = visit.fields.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not token or len(token) > CREDENTIAL_LIMIT or not token.isascii():
+            raise _unauthenticated(IdentityError(reason=Code.NO_CREDENTIAL))
+        try:
+            return await self._identifier.identify(token.strip(b" ").decode("ascii"))
+        except IdentityError as error:
+            raise _unauthenticated(error) from error
+        except UnavailableError as error:
+            raise _RefusedError(503, error) from error
+
+    async def _session(self, visit: _Visit, principal: Principal) -> str:
+        """The legacy session of the request, if it has one; a foreign one looks as if it did not exist."""
+        raw = visit.fields.get(b"mcp-session-id")
+        if raw is None:
+            return ""
+        session = raw.decode("latin-1")
+        try:
+            owned = await self._sessions.owned(visit.server, session, principal.subject)
+        except UnavailableError as error:
+            raise _RefusedError(503, error) from error
+        if not owned:
+            raise _RefusedError(404, IdentityError("there is no such session", reason=Code.FOREIGN_SESSION))
+        return session
+
+    # ------------------------------------------------------------------ POST
+
+    async def _post(self, visit: _Visit, principal: Principal) -> None:
+        raw = await self._body(visit)
+        try:
+            message = decode(raw, exact_integers=self._exact_integers[visit.server])
+        except WireError as error:
+            # A client of the legacy era takes any other status for the end of its session.
+            known_gap = error.reason is Code.UNKNOWN_METHOD and b"mcp-session-id" in visit.fields
+            raise _RefusedError(200 if known_gap else 400, error) from error
+        try:
+            spoken = era.check_headers(visit.headers, message)
+        except WireError as error:
+            error.request_id = message.id if isinstance(message, Request) else None
+            raise _RefusedError(400, error) from error
+        if b"mcp-session-id" in visit.fields:
+            await self._session(visit, principal)
+        source = Source(transport="http", address=visit.address, client=era.client_name(message))
+        arrival = Arrival(message=message, era=spoken, principal=principal, source=source, server=visit.server)
+        exchange = HttpExchange(
+            arrival, visit.headers, visit.caller, visit.send, upstreams=self._upstreams, sessions=self._sessions
+        )
+        await self._handler.handle(arrival, exchange)
+        if not exchange.answered and not visit.caller.gone:
+            raise _RefusedError(500, GuardError())
+
+    async def _body(self, visit: _Visit) -> bytes:
+        """The whole body, at most `BODY_LIMIT` bytes; the listener limits how long it may take."""
+        if not is_json(visit.fields.get(b"content-type", b"")):
+            _refuse(415, Code.MEDIA_TYPE, "send Content-Type: application/json")
+        if b"content-encoding" in visit.fields:
+            _refuse(415, Code.MEDIA_TYPE, "send the body without a Content-Encoding")
+        if int(visit.fields.get(b"content-length", b"0")) > BODY_LIMIT:
+            _refuse(413, Code.TOO_LARGE, f"a message has at most {BODY_LIMIT} bytes")
+        pieces: list[bytes] = []
+        size, more = 0, True
+        while more:
+            event = await visit.receive()
+            if event["type"] != "http.request":
+                raise _LeftError
+            pieces.append(event["body"])
+            size += len(event["body"])
+            more = event["more_body"]
+            if size > BODY_LIMIT:
+                _refuse(413, Code.TOO_LARGE, f"a message has at most {BODY_LIMIT} bytes")
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    # ------------------------------------------------------------------ legacy: event stream, end of session
+
+    async def _stream(self, visit: _Visit, principal: Principal) -> None:
+        await self._session(visit, principal)
+        if self._streams[principal.subject] >= self._streams_limit:
+            raise _RefusedError(429, UnavailableError(reason=Code.OVERLOADED))
+        self._streams[principal.subject] += 1
+        self._streaming.add(visit.caller)
+        try:
+            await self._pass(visit, principal, "GET")
+        finally:
+            self._streaming.discard(visit.caller)
+            self._streams[principal.subject] -= 1
+            if not self._streams[principal.subject]:
+                del self._streams[principal.subject]
+
+    async def _end_session(self, visit: _Visit, principal: Principal) -> None:
+        session = await self._session(visit, principal)
+        if not session:
+            _refuse(400, Code.MALFORMED, "name the session to end in Mcp-Session-Id")
+
+        async def drop(answer: Answer) -> None:
+            if answer.status in _SUCCESS or answer.status == _NOT_FOUND:
+                await self._sessions.drop(visit.server, session)
+
+        await self._pass(visit, principal, "DELETE", drop)
+
+    async def _pass(
+        self,
+        visit: _Visit,
+        principal: Principal,
+        method: str,
+        accept: Callable[[Answer], Awaitable[None]] | None = None,
+    ) -> None:
+        """Pass a request that carries no message."""
+        relay = Relay(self._upstreams, visit.caller, visit.send)
+        try:
+            await relay.run(
+                server=visit.server, subject=principal.subject, method=method, headers=visit.headers, accept=accept
+            )
+        except UpstreamError as error:
+            if visit.caller.gone:
+                raise _LeftError from error
+            raise _RefusedError(502, error) from error
+        except UnavailableError as error:
+            raise _RefusedError(503, error) from error
+
+    def _record(self, visit: _Visit, error: GuardError) -> None:
+        source = Source(transport="http", address=visit.address)
+        self._handler.refused(server=visit.server, source=source, principal=visit.principal, error=error)
+
+
+def _unauthenticated(error: IdentityError) -> _RefusedError:
+    """401 as RFC 6750 section 3 says it; a request without a credential gets no error code."""
+    challenge = b'Bearer realm="guard"'
+    if error.reason is not Code.NO_CREDENTIAL:
+        challenge += b', error="invalid_token"'
+    return _RefusedError(401, error, headers=((b"www-authenticate", challenge),))
+
+
+def _refuse(status: int, code: Code, text: str) -> NoReturn:
+    raise _RefusedError(status, WireError(text, reason=code))

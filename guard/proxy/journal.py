@@ -1,0 +1,153 @@
+"""What the pipeline writes into the ledger about a call, and in which fields."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from guard import faults
+from guard.errors import GuardError, LedgerUnavailableError
+from guard.model import Call, Classification, Decision, Deny, Finding, Grant, Json, Permit, Principal, Source
+from guard.ports import Ledger, Redactor
+from guard.reasons import Code, Reason
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A call with everything the decision rests on."""
+
+    call: Call
+    classification: Classification
+    findings: tuple[Finding, ...]
+
+
+class Journal:
+    """Turns the steps of a call into records; arguments leave only as keyed digests."""
+
+    def __init__(self, ledger: Ledger, redactor: Redactor) -> None:
+        """Write through `ledger`, mask through `redactor`."""
+        self._ledger, self._redactor = ledger, redactor
+
+    def decided(self, judged: Judged, decision: Decision) -> None:
+        """Write who asked for what and what was decided, before anything goes on.
+
+        Raises:
+            LedgerUnavailableError: it cannot be written, so the call must not go on.
+        """
+        fields = self._who(judged.call) | self._why(judged)
+        fields["decision"] = type(decision).__name__.lower()
+        if isinstance(decision, Deny) or (isinstance(decision, Permit) and decision.grant):
+            fields["reasons"] = reasons_json(decision.reasons)
+        if judged.call.kind != "protocol":
+            fields["args"] = self._redactor.arguments(judged.call.arguments, judged.classification.log)
+        self._ledger.append("decision.made", fields)
+        faults.point("decision.made")
+
+    async def intend(self, judged: Judged, grant: Grant) -> None:
+        """Put on disk that this grant is about to be spent on this call.
+
+        Raises:
+            LedgerUnavailableError: it is not known to be on disk, so the grant must not be spent.
+        """
+        fields = self._who(judged.call) | self._why(judged) | _ids(grant)
+        await self._ledger.append_durably("call.forwarded", fields | {"phase": "intent"})
+        faults.point("intent.recorded")
+
+    def concluded(self, call: Call, outcome: str, grant: Grant | None = None, **fields: Json) -> None:
+        """Write how a call ended; what happened has happened, so a full disk is reported and no more."""
+        record: dict[str, Json] = {
+            "call_id": call.id,
+            "principal": call.principal.subject,
+            "server": call.server,
+            "tool": call.name,
+            "phase": "outcome",
+            "outcome": outcome,
+        }
+        try:
+            self._ledger.append("call.concluded", record | (_ids(grant) if grant else {}) | fields)
+        except LedgerUnavailableError as error:
+            log.error("outcome.unrecorded", call_id=call.id, outcome=outcome, detail=error.detail)  # noqa: TRY400
+
+    def rejected(self, *, server: str, source: Source, principal: Principal | None, error: Exception) -> None:
+        """Write a message that was refused before or outside a decision; changes nothing when it cannot."""
+        reason = error.reason if isinstance(error, GuardError) else Code.INTERNAL
+        public = error.public if isinstance(error, GuardError) else reason.meaning
+        record: dict[str, Json] = {
+            "server": self._redactor.text(server),
+            "principal": principal.subject if principal else "",
+            "src": source.address,
+            "transport": source.transport,
+            "decision": "deny",
+            "reasons": [{"code": str(reason), "by": "", "evidence": self._redactor.text(public)}],
+        }
+        try:
+            self._ledger.append("call.rejected", record)
+        except LedgerUnavailableError as failure:
+            log.error("refusal.unrecorded", reason=str(reason), detail=failure.detail)  # noqa: TRY400
+
+    def said(self, text: str) -> str:
+        """Free text made safe for a record."""
+        return self._redactor.text(text)
+
+    def _who(self, call: Call) -> dict[str, Json]:
+        """Who asked for what, from where."""
+        fields: dict[str, Json] = {
+            "call_id": call.id,
+            "principal": call.principal.subject,
+            "cred_thumbprint": call.principal.credential,
+            "src": call.source.address,
+            "transport": call.source.transport,
+            "server": call.server,
+            "method": call.method,
+        }
+        if call.source.client:
+            fields["client_info"] = call.source.client
+        if call.source.transport == "stdio":
+            fields["same_uid"] = True
+        if call.kind != "protocol":
+            fields["kind"] = call.kind
+            fields["tool"] = call.name
+            fields["args_digest"] = call.digest
+            fields["args_bytes"] = len(call.canonical)
+        if call.definition:
+            fields["tool_def_hash"] = call.definition
+        return fields
+
+    @staticmethod
+    def _why(judged: Judged) -> dict[str, Json]:
+        """What the decision rests on."""
+        tags = judged.classification
+        fields: dict[str, Json] = {
+            "sensitivity": tags.sensitivity.label,
+            "rule_id": tags.rule,
+            "where": tags.where,
+            "policy_revision": tags.revision,
+            "reasons": reasons_json(tags.reasons),
+        }
+        if tags.effects:
+            fields["effects"] = sorted(tags.effects)
+        if judged.findings:
+            fields["findings"] = [
+                {
+                    "signal": finding.signal,
+                    "cause": str(finding.cause),
+                    "band": finding.band.name.lower(),
+                    "code": str(finding.reason.code),
+                    "evidence": finding.reason.evidence,
+                }
+                for finding in judged.findings
+            ]
+        return fields
+
+
+def reasons_json(reasons: Sequence[Reason]) -> list[Json]:
+    """Reasons as the ledger spells them."""
+    return [{"code": str(reason.code), "by": reason.by, "evidence": reason.evidence} for reason in reasons]
+
+
+def _ids(grant: Grant) -> dict[str, Json]:
+    return {"challenge_id": grant.challenge, "grant_id": grant.id}

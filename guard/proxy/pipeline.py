@@ -1,0 +1,354 @@
+"""The story of one message, told once: read, classify, assess, decide, record, step up, forward, conclude.
+
+Both fronts call `Pipeline.handle`. Whatever goes wrong on the way to a forward ends in a refusal with a
+reason; the one catch-all of the package stands here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, assert_never
+
+import anyio
+import structlog
+
+from guard import faults
+from guard.config import Config
+from guard.decide import Settings, decide
+from guard.drift.assess import Assessor
+from guard.errors import GuardError, UnavailableError, UpstreamError
+from guard.model import (
+    Call,
+    Challenge,
+    Decision,
+    Deny,
+    Grant,
+    Permit,
+    Principal,
+    ProofClass,
+    Sensitivity,
+    Source,
+    State,
+)
+from guard.policy.classify import PolicySet, classify
+from guard.ports import Clock, Identifier
+from guard.proxy.catalogue import Catalogue
+from guard.proxy.exchange import Arrival, Ending, Exchange, Outcome
+from guard.proxy.journal import Journal, Judged, reasons_json
+from guard.proxy.memory import Memory
+from guard.proxy.pause import challenge_object, paused_text, refused_text
+from guard.reasons import Code, Reason
+from guard.stepup.ceremony import Ceremony
+from guard.stepup.requirement import counterfactual
+from guard.wire import reply
+from guard.wire.canonical import call_digest, canonical
+from guard.wire.decode import Request, Response
+from guard.wire.methods import resumes, target
+
+log = structlog.get_logger()
+
+_LAST_STATE: Final = {
+    Ending.OK: State.COMPLETED,
+    Ending.TOOL_ERROR: State.COMPLETED,
+    Ending.UPSTREAM_ERROR: State.FAILED,
+    Ending.UNKNOWN: State.UNKNOWN,
+}
+_CLOSED_CODE: Final = {
+    State.DENIED: Code.DENIED,
+    State.EXPIRED: Code.EXPIRED,
+    State.CANCELLED: Code.CANCELLED,
+    State.SATISFIED: Code.STALE,
+    State.STALE: Code.STALE,
+    State.REVOKED: Code.REVOKED,
+}
+
+
+class Pipeline:
+    """The enforcement point between the two fronts and the decision core."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        policies: Callable[[], PolicySet],
+        identifier: Identifier,
+        catalogue: Catalogue,
+        memory: Memory,
+        assessor: Assessor,
+        ceremony: Ceremony,
+        journal: Journal,
+        clock: Clock,
+    ) -> None:
+        """Take every collaborator; `policies` returns the set in force now."""
+        self._config, self._policies, self._identifier = config, policies, identifier
+        self._catalogue, self._memory, self._assessor = catalogue, memory, assessor
+        self._ceremony = ceremony
+        self._journal, self._clock = journal, clock
+        self._settings = Settings(irreversible=config.irreversible, expires=config.approval.expires)
+        self._in_flight: Counter[str] = Counter()
+        self._stopping = anyio.Event()
+
+    async def handle(self, arrival: Arrival, exchange: Exchange) -> None:
+        """Carry one message through the steps; never raises but on cancellation."""
+        judged: Judged | None = None
+        try:
+            with self._place(arrival.principal):
+                faults.point("call.received")
+                await self._memory.recall(arrival.principal)
+                judged = self._judge(self._read(arrival))  # 1 read, 2 classify, 3 assess
+                decision = self._decide(judged, ())  # 4 decide
+                self._journal.decided(judged, decision)  # 5 record
+                match decision:
+                    case Permit():
+                        await self._forward(judged.call, exchange)  # 7 forward, 8 conclude
+                    case Challenge():
+                        await self._step_up(judged, decision, arrival, exchange)  # 6 step up, then 7 and 8
+                    case Deny():
+                        await self._refuse(arrival, exchange, decision)
+                    case _:
+                        assert_never(decision)
+        except GuardError as error:
+            await self._fail(arrival, exchange, judged, error)
+        except Exception as error:
+            log.exception("pipeline.failed", server=arrival.server)
+            await self._fail(arrival, exchange, judged, GuardError(detail=type(error).__name__))
+
+    def refused(self, *, server: str, source: Source, principal: Principal | None, error: Exception) -> None:
+        """Record a message that never became an `Arrival`."""
+        self._journal.rejected(server=server, source=source, principal=principal, error=error)
+
+    def stop(self) -> None:
+        """Take no more calls and let go of those that are held."""
+        self._stopping.set()
+
+    # ------------------------------------------------------------------ 1 read
+
+    @contextmanager
+    def _place(self, principal: Principal) -> Iterator[None]:
+        """Hold one of the principal's places; there are only so many."""
+        who, places = principal.subject, self._in_flight
+        if self._stopping.is_set():
+            raise GuardError(reason=Code.STOPPING)
+        if places[who] >= self._config.proxy.max_in_flight:
+            raise GuardError(reason=Code.OVERLOADED)
+        places[who] += 1
+        try:
+            yield
+        finally:
+            places[who] -= 1
+            if not places[who]:
+                del places[who]
+
+    def _read(self, arrival: Arrival) -> Call:
+        """Turn a decoded message into a Call with the digests that bind everything after it."""
+        message, aim = arrival.message, target(arrival.message)
+        text = definition = digest = ""
+        if aim.kind != "protocol":
+            text = canonical(aim.arguments)
+            definition = self._definition(arrival.server, aim.kind, aim.name)
+            digest = call_digest(
+                principal=arrival.principal.subject,
+                server=arrival.server,
+                kind=aim.kind,
+                name=aim.name,
+                definition=definition,
+                canonical_arguments=text,
+            )
+        return Call(
+            id=self._clock.token("k"),
+            principal=arrival.principal,
+            source=arrival.source,
+            server=arrival.server,
+            method="" if isinstance(message, Response) else message.method,
+            kind=aim.kind,
+            name=aim.name,
+            arguments=aim.arguments,
+            canonical=text,
+            definition=definition,
+            digest=digest,
+            received=self._clock.now(),
+        )
+
+    def _definition(self, server: str, kind: str, name: str) -> str:
+        return self._catalogue.definition(server, name) if kind == "tool" else ""
+
+    # ------------------------------------------------------------------ 2 classify, 3 assess, 4 decide
+
+    def _judge(self, call: Call) -> Judged:
+        """What the owner's tags and the signals say about the call at this moment."""
+        tool = call.kind == "tool"
+        classification = classify(
+            self._policies(),
+            call,
+            now=self._clock.now(),
+            definition_changed=tool and self._catalogue.changed(call.server, call.name),
+            hint_destructive=tool and self._catalogue.destructive(call.server, call.name),
+        )
+        return Judged(call=call, classification=classification, findings=self._assessor.assess(call))
+
+    def _decide(self, judged: Judged, grants: Sequence[Grant]) -> Decision:
+        tags, call = judged.classification, judged.call
+        if (
+            self._config.proxy.refuse_same_uid
+            and call.source.transport == "stdio"
+            and tags.sensitivity is Sensitivity.CRITICAL
+        ):
+            return Deny(reasons=(Reason(Code.SAME_UID), *tags.reasons))
+        return decide(call, tags, judged.findings, grants, self._clock.now(), settings=self._settings)
+
+    # ------------------------------------------------------------------ 6 step up
+
+    async def _step_up(self, judged: Judged, demand: Challenge, arrival: Arrival, exchange: Exchange) -> None:
+        """Spend the grant of an earlier approval, or open or join the challenge, hold a moment, and answer."""
+        _refuse_pre_answered(arrival)
+        if await self._spend_grant(judged, exchange):
+            return
+        why = counterfactual(judged.classification, judged.findings, self._config.irreversible)
+        challenge = await self._ceremony.open(demand, counterfactual=why, call_id=judged.call.id)
+        challenge = await self._hold(challenge, judged.call.principal, exchange)
+        if exchange.gone:
+            self._journal.concluded(judged.call, Code.CALLER_LEFT, challenge_id=challenge.id)
+            return
+        judged = self._judge(judged.call)  # tags and definitions may have changed while it was held
+        if challenge.state is State.SATISFIED and await self._spend_grant(judged, exchange):
+            return
+        challenge = await self._ceremony.settle(challenge.id, until=self._clock.mono())
+        self._journal.concluded(judged.call, challenge.state, challenge_id=challenge.id)
+        await self._pause(challenge, arrival, exchange)
+
+    async def _hold(self, challenge: Challenge, principal: Principal, exchange: Exchange) -> Challenge:
+        """Wait for the proofs for as long as this agent wants; the caller leaving or a shutdown ends the wait."""
+        hold = self._config.hold(principal.subject)
+        if challenge.state is not State.PENDING or not hold:
+            return challenge
+        async with anyio.create_task_group() as group:
+
+            async def let_go(wait: Callable[[], object]) -> None:
+                await wait()  # type: ignore[misc]  # an async function of no arguments
+                group.cancel_scope.cancel()
+
+            group.start_soon(let_go, exchange.wait_gone)
+            group.start_soon(let_go, self._stopping.wait)
+            challenge = await self._ceremony.settle(challenge.id, until=self._clock.mono() + hold)
+            group.cancel_scope.cancel()
+        return challenge
+
+    async def _pause(self, challenge: Challenge, arrival: Arrival, exchange: Exchange) -> None:
+        """Answer a call that may not run now: paused at the floor, or refused because its challenge ended."""
+        message = arrival.message
+        if challenge.state is State.PENDING and isinstance(message, Request):
+            url = self._config.console.public_url
+            text = paused_text(challenge, url, self._clock.now())
+            body = reply.paused(
+                message.id, arrival.era, text=text, challenge=challenge_object(challenge, url), method=message.method
+            )
+            await exchange.answer(body)
+            return
+        code = _CLOSED_CODE.get(challenge.state, Code.SPENT)
+        reason = Reason(code, challenge.ended_by, challenge.ended_because)
+        await self._refuse(arrival, exchange, Deny(reasons=(reason,), challenge=challenge.id))
+
+    # ------------------------------------------------------------------ 7 forward, 8 conclude
+
+    async def _spend_grant(self, judged: Judged, exchange: Exchange) -> bool:
+        """Forward on a grant that covers this call now; False when there is none or somebody else spent it."""
+        call = judged.call
+        decision = self._decide(judged, await self._ceremony.grants(call.digest))
+        if self._definition(call.server, call.kind, call.name) != call.definition or not isinstance(decision, Permit):
+            return False
+        await self._identifier.recheck(call.principal)
+        if exchange.gone:
+            return False
+        if decision.grant is None:
+            await self._forward(call, exchange)
+            return True
+        await self._journal.intend(judged, decision.grant)
+        if not await self._consume(call, decision.grant):
+            return False
+        await self._forward(call, exchange, decision.grant)
+        return True
+
+    async def _consume(self, call: Call, grant: Grant) -> bool:
+        """One compare-and-swap; the intent that is on disk gets its outcome also when this was not the winner."""
+        try:
+            won = await self._ceremony.consume(grant, call_id=call.id)
+        except UnavailableError:
+            self._journal.concluded(call, "refused", grant)
+            raise
+        if not won:
+            self._journal.concluded(call, "refused", grant)
+        return won
+
+    async def _forward(self, call: Call, exchange: Exchange, grant: Grant | None = None) -> None:
+        """Send the inspected bytes once, relay the answer, record how it ended, learn what it may teach."""
+        outcome, reasons = Outcome(ending=Ending.UNKNOWN), tuple[Reason, ...]()
+        try:
+            outcome = await self._relay(exchange)
+        except UpstreamError as error:
+            outcome = Outcome(ending=Ending.UNKNOWN if error.sent else Ending.UPSTREAM_ERROR)
+            reasons = (Reason(error.reason, evidence=self._journal.said(error.public)),)
+            raise
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._conclude(call, outcome, reasons, grant)
+        if outcome.ending in {Ending.OK, Ending.TOOL_ERROR}:
+            self._assessor.learn(
+                call, frozenset(p.proof_class for p in grant.proofs) if grant else frozenset[ProofClass]()
+            )
+
+    @staticmethod
+    async def _relay(exchange: Exchange) -> Outcome:
+        """Forward unless the caller left at the last moment."""
+        if exchange.gone:
+            raise UpstreamError(Code.CALLER_LEFT.meaning, sent=False, reason=Code.CALLER_LEFT)
+        faults.point("call.forwarded")
+        outcome = await exchange.forward()
+        faults.point("call.answered")
+        return outcome
+
+    async def _conclude(self, call: Call, outcome: Outcome, reasons: tuple[Reason, ...], grant: Grant | None) -> None:
+        """Record the outcome, then bring the challenge to its last state."""
+        extra = {"reasons": reasons_json(reasons)} if reasons else {}
+        self._journal.concluded(
+            call, outcome.ending, grant, result_bytes=outcome.result_bytes, status=outcome.status, **extra
+        )
+        faults.point("call.concluded")
+        if grant is not None:
+            await self._ceremony.conclude(grant.challenge, _LAST_STATE[outcome.ending])
+
+    # ------------------------------------------------------------------ refusals
+
+    @staticmethod
+    async def _refuse(arrival: Arrival, exchange: Exchange, deny: Deny) -> None:
+        """Answer a request with a refusal; a notification or response has nobody who waits for one."""
+        message = arrival.message
+        if exchange.gone:
+            return
+        if isinstance(message, Request):
+            text = refused_text(deny)
+            await exchange.answer(reply.refused(message.id, arrival.era, text=text, method=message.method))
+        else:
+            await exchange.answer(b"", status=202)
+
+    async def _fail(self, arrival: Arrival, exchange: Exchange, judged: Judged | None, error: GuardError) -> None:
+        """Turn an error into a recorded refusal."""
+        if error.detail:
+            log.warning("call.failed", reason=str(error.reason), detail=error.detail, server=arrival.server)
+        if judged is None:
+            self.refused(server=arrival.server, source=arrival.source, principal=arrival.principal, error=error)
+        elif not isinstance(error, UpstreamError):  # whose outcome is on record already
+            said = reasons_json([Reason(error.reason, evidence=self._journal.said(error.public))])
+            self._journal.concluded(judged.call, "refused", reasons=said)
+        evidence = "" if error.public == error.reason.meaning else error.public
+        await self._refuse(arrival, exchange, Deny(reasons=(Reason(error.reason, evidence=evidence),)))
+
+
+def _refuse_pre_answered(arrival: Arrival) -> None:
+    """A gated call that brings answers to questions the guard never asked would run with more than was approved."""
+    if resumes(arrival.message):
+        raise GuardError(
+            "a call that needs a step-up may not carry inputResponses or requestState; repeat it without",
+            reason=Code.UNSOLICITED,
+        )

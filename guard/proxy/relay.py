@@ -1,0 +1,264 @@
+"""One HTTP request and its answer: send what was inspected once, and relay what comes back as it comes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from typing import Any, Final, TypeAlias
+
+import anyio
+
+from guard.errors import StoreUnavailableError, UpstreamError
+from guard.proxy.connection import Connection
+from guard.proxy.exchange import Arrival, Ending, Outcome
+from guard.proxy.headers import Headers, first, returning
+from guard.proxy.listener import Caller
+from guard.proxy.sessions import SessionOwners
+from guard.proxy.upstream import Answer, Upstreams
+from guard.reasons import Code
+from guard.wire.message import Request
+
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+"""ASGI's send; the messages are open dictionaries by its specification."""
+
+LOOK_LIMIT: Final = 256 * 1024
+"""Bytes of an answer kept to see whether the tool reported an error; longer answers count as OK."""
+LISTING_LIMIT: Final = 8 * 1024 * 1024
+"""Bytes of an answer to tools/list kept for the observer; longer ones are relayed unobserved."""
+
+_SUSPECT: Final = re.compile(rb'"isError"\s*:\s*true|"error"\s*:')
+_REDIRECTS: Final = range(300, 400)
+_NOT_MODIFIED: Final = 304
+_BODILESS: Final = frozenset({204, _NOT_MODIFIED})
+_ERRORS: Final = 400
+_EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_DATA: Final = re.compile(rb"^data: ?(.*)$")
+
+
+async def write(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """Write one whole answer of the guard's own."""
+    lines = [*headers, (b"content-length", b"%d" % len(body))]
+    if body:
+        lines.append((b"content-type", b"application/json"))
+    await send({"type": "http.response.start", "status": status, "headers": lines})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+class Relay:
+    """Carries one request to a tool server and its answer to the caller; nothing is sent twice.
+
+    When the caller leaves, the connection to the tool server is closed at once: in the modern era that is a
+    cancel, in the legacy era it says no more than the caller's own leaving would.
+    """
+
+    __slots__ = ("_caller", "_connection", "_send", "_upstreams", "begun", "kept", "limit", "size", "status")
+
+    def __init__(self, upstreams: Upstreams, caller: Caller, send: Send, limit: int = 0) -> None:
+        self._upstreams = upstreams
+        self._caller = caller
+        self._send = send
+        self._connection: Connection | None = None
+        self.limit = limit
+        self.kept: list[bytes] | None = []
+        self.begun = False
+        self.size = 0
+        self.status = 0
+
+    async def run(
+        self,
+        *,
+        server: str,
+        subject: str,
+        method: str,
+        headers: Headers,
+        body: bytes = b"",
+        accept: Callable[[Answer], Awaitable[None]] | None = None,
+    ) -> bool:
+        """Do it; True when the whole answer was relayed, False when caller or tool server left in between.
+
+        `accept` sees the head before the caller does and may refuse it by raising `UpstreamError`.
+
+        Raises:
+            UpstreamError: nothing was answered to the caller; `sent` says whether the request may have arrived.
+        """
+        self._caller.on_gone(self._abandon)
+        try:
+            async with await self._upstreams.send(
+                server=server, subject=subject, method=method, headers=headers, body=body, started=self._started
+            ) as answer:
+                _refuse_redirect(answer)
+                if accept is not None:
+                    await accept(answer)
+                await self._copy(answer)
+                self._caller.forget(self._abandon)
+        except UpstreamError as error:
+            if self.begun:
+                self._caller.hang_up()
+            elif not (error.sent and self._caller.gone):
+                raise
+            return False
+        finally:
+            self._caller.forget(self._abandon)
+        return True
+
+    async def _copy(self, answer: Answer) -> None:
+        headers = returning(answer.headers)
+        if answer.status in _BODILESS:
+            headers = [pair for pair in headers if pair[0] != b"content-length"]
+        self.begun, self.status = True, answer.status
+        await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        drained = False
+        while not drained:
+            piece = await answer.chunk()
+            drained = answer.drained
+            self.size += len(piece)
+            if self.kept is not None:
+                self.kept.append(piece)
+                if self.size > self.limit:
+                    self.kept = None
+            await self._send({"type": "http.response.body", "body": piece, "more_body": not drained})
+
+    def _started(self, connection: Connection) -> None:
+        if self._caller.gone:
+            raise UpstreamError(sent=False, reason=Code.CALLER_LEFT)
+        self._connection = connection
+
+    def _abandon(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+
+def _refuse_redirect(answer: Answer) -> None:
+    """A redirect would lead the caller, and its credential, past the guard."""
+    if answer.status in _REDIRECTS and answer.status != _NOT_MODIFIED:
+        where = first(answer.headers, b"location").decode("latin-1")
+        message = f"the tool server answered {answer.status}, a redirect; its final URL belongs into guard.toml"
+        raise UpstreamError(message, sent=True, detail=f"location: {where!r}")
+
+
+class HttpExchange:
+    """The pending POST of one message (`guard.proxy.exchange.Exchange`)."""
+
+    __slots__ = ("_arrival", "_caller", "_headers", "_send", "_sessions", "_upstreams", "answered")
+
+    def __init__(
+        self,
+        arrival: Arrival,
+        headers: Headers,
+        caller: Caller,
+        send: Send,
+        *,
+        upstreams: Upstreams,
+        sessions: SessionOwners,
+    ) -> None:
+        self._arrival = arrival
+        self._headers = headers
+        self._caller = caller
+        self._send = send
+        self._upstreams = upstreams
+        self._sessions = sessions
+        self.answered = False
+
+    @property
+    def gone(self) -> bool:
+        """Whether the caller closed the connection."""
+        return self._caller.gone
+
+    async def wait_gone(self) -> None:
+        """Return when the caller has closed the connection; costs nothing until it is awaited."""
+        left = anyio.Event()
+        self._caller.on_gone(left.set)
+        try:
+            await left.wait()
+        finally:
+            self._caller.forget(left.set)
+
+    async def forward(self) -> Outcome:
+        """Send the inspected bytes once and relay the answer.
+
+        Raises:
+            UpstreamError: nothing was answered to the caller; see `guard.proxy.exchange.Exchange`.
+        """
+        arrival, message = self._arrival, self._arrival.message
+        method = message.method if isinstance(message, Request) else ""
+        listing = method == "tools/list" and self._upstreams.observe is not None
+        relay = Relay(self._upstreams, self._caller, self._send, LISTING_LIMIT if listing else LOOK_LIMIT)
+        try:
+            whole = await relay.run(
+                server=arrival.server,
+                subject=arrival.principal.subject,
+                method="POST",
+                headers=self._headers,
+                body=message.raw,
+                accept=self._bind if method == "initialize" else None,
+            )
+        finally:
+            self.answered = relay.begun
+        if not whole:
+            return Outcome(ending=Ending.UNKNOWN, result_bytes=relay.size, status=relay.status)
+        return Outcome(ending=self._look(relay, listing=listing), result_bytes=relay.size, status=relay.status)
+
+    async def answer(self, body: bytes, *, status: int = 200) -> None:
+        """Write one JSON-RPC message, or nothing but the status when `body` is empty."""
+        self.answered = True
+        await write(self._send, status, (), body)
+
+    async def _bind(self, answer: Answer) -> None:
+        """Give the session this answer opens to the caller before the caller hears of it."""
+        ids = [value for name, value in answer.headers if name == b"mcp-session-id"]
+        if not ids:
+            return
+        try:
+            bound = len(ids) == 1 and await self._sessions.bind(
+                self._arrival.server, ids[0].decode("latin-1"), self._arrival.principal.subject
+            )
+        except StoreUnavailableError as error:
+            raise UpstreamError(sent=True, reason=error.reason, detail=error.detail) from error
+        if not bound:
+            raise UpstreamError(sent=True, reason=Code.FOREIGN_SESSION)
+
+    def _look(self, relay: Relay, *, listing: bool) -> Ending:
+        if relay.status >= _ERRORS:
+            return Ending.UPSTREAM_ERROR
+        if relay.kept is None:
+            return Ending.OK
+        body = relay.kept[0] if len(relay.kept) == 1 else b"".join(relay.kept)
+        if listing and self._upstreams.observe is not None:
+            for document in documents(body):
+                if b'"result"' in document:
+                    self._upstreams.observe(self._arrival.server, document)
+        return ending(body)
+
+
+def documents(body: bytes) -> Iterator[bytes]:
+    """The JSON texts of an answer: the body itself, or the data of every event of an event stream.
+
+    An event stream is told by its first byte: no JSON-RPC message begins like a line of one.
+    """
+    if body.lstrip()[:1] in {b"{", b""}:
+        yield body
+        return
+    for event in _EVENT_END.split(body):
+        lines = [found[1] for line in event.splitlines() if (found := _DATA.match(line))]
+        if lines:
+            yield b"\n".join(lines)
+
+
+def ending(body: bytes) -> Ending:
+    """How the tool says the call ended: its JSON is read only where its bytes look like an error."""
+    if not _SUSPECT.search(body):
+        return Ending.OK
+    for document in documents(body):
+        try:
+            message = json.loads(document)
+        except (ValueError, RecursionError):
+            continue
+        if not isinstance(message, dict) or "method" in message:
+            continue
+        if "error" in message:
+            return Ending.UPSTREAM_ERROR
+        result = message.get("result")
+        if isinstance(result, dict) and result.get("isError") is True:
+            return Ending.TOOL_ERROR
+    return Ending.OK

@@ -1,0 +1,340 @@
+"""The two long-lived processes: what starts, in which order, and how it stops within two seconds.
+
+`serve` and `run` put an `Engine` (the pipeline and its background tasks), the local socket for signers
+and one of the two fronts around a `guard.app.Desk`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager, suppress
+
+import anyio
+import structlog
+from starlette.applications import Starlette
+
+from guard import __version__
+from guard.app import Desk
+from guard.audit.recovery import recover
+from guard.config import Config
+from guard.drift.assess import Assessor
+from guard.drift.network import NetworkSignal
+from guard.drift.profile import Profiles
+from guard.errors import ConfigError, IdentityError, StoreUnavailableError
+from guard.identity.keys import KeyIdentifier
+from guard.model import Principal
+from guard.policy.directory import PolicyDirectory, Refresh
+from guard.proxy.catalogue import Catalogue
+from guard.proxy.http import McpFront
+from guard.proxy.journal import Journal
+from guard.proxy.listener import Listening, bind, server
+from guard.proxy.local import bind_local, local_server
+from guard.proxy.memory import Memory
+from guard.proxy.pipeline import Pipeline
+from guard.proxy.pipes import standard_streams
+from guard.proxy.stdio import StdioFront
+from guard.proxy.upstream import Upstreams
+from guard.web.api import api
+
+log = structlog.get_logger()
+
+_LOOK = 0.1
+"""Seconds between two looks at what other processes changed."""
+_REREAD = 1.0
+"""Seconds between two looks at the policy files."""
+
+
+class Engine:
+    """The pipeline with everything that lives as long as it does."""
+
+    def __init__(self, desk: Desk, servers: Collection[str]) -> None:
+        """Build it for these servers, and load their policies and pins.
+
+        Raises:
+            PolicyError: a policy file has a mistake.
+            StoreUnavailableError, LedgerUnavailableError: the state cannot be used.
+        """
+        config, store, clock = desk.config, desk.store, desk.clock
+        self._desk, self._servers = desk, servers
+        self._directory = PolicyDirectory(config.policies, config.servers.keys())
+        self._directory.load()
+        profiles = Profiles()
+        self._memory = Memory(profiles, store.baselines)
+        self.catalogue = Catalogue(store.pins, desk.ledger, desk.redactor)
+        for name in servers:
+            self.catalogue.load(name)
+        self.identifier = KeyIdentifier(store, clock)
+        self.ceremony = desk.ceremony()
+        self.pipeline = Pipeline(
+            config=config,
+            policies=lambda: self._directory.current,
+            identifier=self.identifier,
+            catalogue=self.catalogue,
+            memory=self._memory,
+            assessor=Assessor([NetworkSignal(profiles)]),
+            ceremony=self.ceremony,
+            journal=Journal(desk.ledger, desk.redactor),
+            clock=clock,
+        )
+        self.ready = False
+
+    @asynccontextmanager
+    async def running(self, what: str, changed: Callable[[], object] = lambda: None) -> AsyncIterator[None]:
+        """Run the background tasks around a front; `changed` is called when other processes changed the state."""
+        desk = self._desk
+        recover(desk.config.state, desk.store.challenges, desk.ledger, own_lane=desk.ledger.lane)
+        desk.ledger.append("guard.started", {"front": what, "version": __version__, "pid": os.getpid()})
+        self._tell_policy(Refresh(changed=True))
+        async with anyio.create_task_group() as group:
+            await group.start(desk.ledger.run)
+            await group.start(self.ceremony.run)
+            group.start_soon(self.catalogue.run)
+            group.start_soon(self._memory.run)
+            group.start_soon(self._look_around, changed)
+            group.start_soon(self._reread)
+            async with self._local_socket():
+                self.ready = True
+                try:
+                    yield
+                finally:
+                    self.ready = False
+            group.cancel_scope.cancel()
+        with suppress(StoreUnavailableError):
+            self._memory.save()
+        desk.ledger.append("guard.stopped", {"front": what, "pid": os.getpid()})
+
+    def api(self, *, local: bool) -> Starlette:
+        """The API application of one listener."""
+        desk = self._desk
+        return api(
+            config=desk.config,
+            store=desk.store,
+            ceremony=self.ceremony,
+            identifier=self.identifier,
+            clock=desk.clock,
+            ready=lambda: self.ready,
+            local=local,
+        )
+
+    @asynccontextmanager
+    async def _local_socket(self) -> AsyncIterator[None]:
+        """Serve the API to signers on `state/run/<pid>.sock`."""
+        sock, path = bind_local(self._desk.config.state)
+        listening = local_server(self.api(local=True))
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(listening.serve, [sock])
+                yield
+                listening.should_exit = listening.force_exit = True
+        finally:
+            path.unlink(missing_ok=True)
+
+    async def _look_around(self, changed: Callable[[], object]) -> None:
+        """Forget what other processes may have changed: keys, pins."""
+        store, last = self._desk.store, -1
+        while True:
+            await anyio.sleep(_LOOK)
+            try:
+                now = await anyio.to_thread.run_sync(store.changed)
+                if now != last:
+                    self.identifier.invalidate()
+                    await anyio.to_thread.run_sync(self._reload_pins)
+                    changed()
+                last = now
+            except StoreUnavailableError as error:
+                log.warning("store.unavailable", detail=error.detail)
+
+    def _reload_pins(self) -> None:
+        for name in self._servers:
+            self.catalogue.load(name)
+
+    async def _reread(self) -> None:
+        """Take changed policy files when all are right, and say so."""
+        while True:
+            await anyio.sleep(_REREAD)
+            self._tell_policy(await anyio.to_thread.run_sync(self._directory.refresh))
+
+    def _tell_policy(self, refresh: Refresh) -> None:
+        revision, ledger = self._directory.current.revision, self._desk.ledger
+        if refresh.changed:
+            ledger.append("policy.loaded", {"policy_revision": revision})
+            log.info("policy.loaded", revision=revision)
+        if refresh.mistakes:
+            said = [str(mistake) for mistake in refresh.mistakes]
+            ledger.append("policy.rejected", {"policy_revision": revision, "mistakes": [*said[:8]]})
+            log.error("policy.rejected", mistakes=said, kept=revision)
+
+
+# ------------------------------------------------------------------ the HTTP front
+
+
+def serve(config: Config) -> int:
+    """Run the HTTP front, the console and the local socket until a signal; the exit code.
+
+    Raises:
+        ConfigError: no server can be served over HTTP, or an address cannot be bound.
+    """
+    by_url = [name for name, one in config.servers.items() if one.url]
+    if not by_url:
+        message = "no server with a url is configured; one with a command is served by `guard run NAME`"
+        raise ConfigError(message, file=config.file)
+    log_to_stderr(config)
+    for name in sorted(config.servers.keys() - set(by_url)):
+        log.warning("server.skipped", server=name, remedy=f"it has a command: reach it with `guard run {name}`")
+    desk = Desk(config)
+    try:
+        return anyio.run(_serve, desk, by_url, backend_options={"use_uvloop": True})
+    finally:
+        desk.close()
+
+
+async def _serve(desk: Desk, servers: Collection[str]) -> int:
+    config = desk.config
+    sockets = [bind(config.proxy), bind(config.console)]
+    engine = Engine(desk, servers)
+    upstreams = Upstreams(config.servers, observe=engine.catalogue.observe)
+    front = McpFront(
+        config,
+        identifier=engine.identifier,
+        handler=engine.pipeline,
+        upstreams=upstreams,
+        sessions=desk.store.sessions,
+        clock=desk.clock,
+    )
+    listeners = [server(config.proxy, front), server(config.console, engine.api(local=False))]
+
+    async def until_signal() -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for _ in signals:
+                break
+        engine.pipeline.stop()
+        front.stop()
+        for listening in listeners:
+            listening.should_exit = True
+
+    async with engine.running("http"), anyio.create_task_group() as group:
+        group.start_soon(until_signal)
+        _say_where(config, servers)
+        async with anyio.create_task_group() as serving:
+            for listening, sock in zip(listeners, sockets, strict=True):
+                serving.start_soon(_listen, listening, sock)
+        upstreams.close()
+        group.cancel_scope.cancel()
+    return 0
+
+
+async def _listen(listening: Listening, sock: object) -> None:
+    await listening.serve([sock])  # type: ignore[list-item]  # a socket
+
+
+def _say_where(config: Config, servers: Collection[str]) -> None:
+    for name in servers:
+        scheme = "https" if config.proxy.tls_cert else "http"
+        log.info("serving", server=name, url=f"{scheme}://{config.proxy.listen}/mcp/{name}")
+    log.info("console", url=config.console.public_url)
+
+
+# ------------------------------------------------------------------ the stdio front
+
+
+def run(config: Config, name: str, key: str) -> int:
+    """Run the stdio front around one tool server until its input ends or a signal comes; the exit code.
+
+    Raises:
+        ConfigError: the server is unknown, or is not a command.
+        IdentityError: the key is missing or not valid; nothing was started.
+    """
+    named = config.servers.get(name)
+    if named is not None and named.url:
+        message = f"server {name} has a url: serve it with `guard serve` and connect to /mcp/{name}"
+        raise ConfigError(message, file=config.file)
+    log_to_stderr(config)
+    desk = Desk(config)
+    try:
+        return anyio.run(_run, desk, name, key, backend_options={"use_uvloop": True})
+    finally:
+        desk.close()
+
+
+async def _run(desk: Desk, name: str, key: str) -> int:
+    principal = await KeyIdentifier(desk.store, desk.clock).identify(key)
+    engine = Engine(desk, [name])
+    front = StdioFront(desk.config, name, principal, engine.pipeline, observe=engine.catalogue.observe)
+
+    def stop() -> None:
+        engine.pipeline.stop()
+        front.stop()
+
+    async def until_signal() -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for _ in signals:
+                stop()
+
+    async with anyio.create_task_group() as group:
+        changes = _Changes()
+        async with engine.running("stdio", changes.note):
+            group.start_soon(until_signal)
+            group.start_soon(_watch_key, engine.identifier, principal, changes, stop)
+            with standard_streams() as (stdin, stdout):
+                code = await front.run(stdin, stdout)
+                await stdin.aclose()
+                await stdout.aclose()
+        group.cancel_scope.cancel()
+    return code
+
+
+class _Changes:
+    """Lets a task wait until other processes changed the state."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def note(self) -> None:
+        self._event.set()
+        self._event = anyio.Event()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+async def _watch_key(
+    identifier: KeyIdentifier, principal: Principal, changes: _Changes, stop: Callable[[], None]
+) -> None:
+    """End the front when the key it was started with is revoked or expires."""
+    while True:
+        await changes.wait()
+        try:
+            await identifier.recheck(principal)
+        except IdentityError as error:
+            log.error("key.ended", principal=principal.subject, detail=error.public)  # noqa: TRY400
+            stop()
+            return
+        except StoreUnavailableError:
+            continue
+
+
+# ------------------------------------------------------------------ operational log
+
+
+def log_to_stderr(config: Config) -> None:
+    """Structured operational logs on stderr: lines for a terminal, JSON otherwise."""
+    level = logging.getLevelNamesMapping()[config.log_level.upper()]
+    pretty = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([] if pretty else [structlog.processors.format_exc_info]),
+            structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    for name in ("uvicorn", "uvicorn.error", "httpx2"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,0 +1,179 @@
+"""The exact bytes a possession proof signs, and how a signer checks the document behind them.
+
+The bytes are the DSSE v1 pre-authentication encoding (secure-systems-lab/dsse, protocol.md) of the
+RFC 8785 form of one flat JSON document. There is no algorithm field to confuse, and the payload type
+separates these signatures from every other use of the same key. The document carries digests, never an
+argument. Guard and signer build the bytes with the same function from the same document.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final
+
+from guard.errors import ProofExpiredError, ProofInvalidError, ProofWrongCallError
+from guard.model import Challenge, Json, Sensitivity, State
+from guard.stepup.view import render
+from guard.wire.canonical import canonical, digest
+
+CONTENT_TYPE: Final = "application/vnd.guard.stepup-challenge.v1+json"
+TYPE: Final = "guard.stepup-challenge"
+VERSION: Final = 1
+SKEW: Final = 60
+"""Seconds a signer's clock may be behind or ahead of the guard's."""
+
+
+def pae(payload_type: str, payload: bytes) -> bytes:
+    """DSSE v1 pre-authentication encoding: unambiguous because every part carries its length in bytes."""
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+
+
+def document(challenge: Challenge, *, audience: str) -> Mapping[str, Json]:
+    """What is signed about a PENDING challenge, as JSON members; `audience` names the installation.
+
+    Times are whole Unix seconds. `view_digest` is that of the view as it was when the challenge opened.
+
+    Raises:
+        ProofExpiredError: the challenge has ended, and nothing is signed for it any more.
+    """
+    if not challenge.state.open:
+        raise ProofExpiredError
+    unanswered = replace(challenge, proofs=(), state=State.PENDING)
+    return {
+        "v": VERSION,
+        "typ": TYPE,
+        "aud": audience,
+        "challenge_id": challenge.id,
+        "nonce": challenge.nonce,
+        "iat": int(challenge.opened),
+        "exp": int(challenge.expires),
+        "principal": {"id": challenge.principal.subject, "cred_thumbprint": challenge.principal.credential},
+        "on_behalf_of": challenge.principal.on_behalf_of,
+        "upstream": challenge.server,
+        "method": challenge.method,
+        "kind": challenge.kind,
+        "tool": challenge.name,
+        "tool_schema_digest": challenge.definition,
+        "args_digest": digest(challenge.arguments),
+        "call_digest": challenge.digest,
+        "view_digest": render(unanswered).digest,
+        "policy": {"revision": challenge.policy_revision, "rule": challenge.rule},
+        "tier": challenge.sensitivity.label,
+        "effects": sorted(challenge.effects),
+        "reasons": [reason.code.value for reason in challenge.reasons],
+        "requirement": {
+            "demands": sorted(demand.value for demand in challenge.requirement.demands),
+            "approvers": challenge.requirement.approvers,
+            "strict": challenge.requirement.strict,
+        },
+    }
+
+
+def document_bytes(checked: Mapping[str, Json]) -> bytes:
+    """The bytes to sign for a document; equal documents give equal bytes."""
+    return pae(CONTENT_TYPE, canonical(checked).encode())
+
+
+def challenge_bytes(challenge: Challenge, *, audience: str) -> bytes:
+    """The bytes a signature over this challenge must cover.
+
+    Raises:
+        ProofExpiredError: the challenge has ended.
+    """
+    return document_bytes(document(challenge, audience=audience))
+
+
+# ------------------------------------------------------------------ the signer's side
+
+_Check = Callable[[object], bool]
+
+
+def _text(pattern: str) -> _Check:
+    compiled = re.compile(pattern, re.DOTALL)
+    return lambda value: isinstance(value, str) and compiled.fullmatch(value) is not None
+
+
+def _texts(pattern: str) -> _Check:
+    one = _text(pattern)
+    return lambda value: isinstance(value, list) and len(value) <= 64 and all(map(one, value))  # noqa: PLR2004
+
+
+def _members(checks: Mapping[str, _Check]) -> _Check:
+    return lambda value: (
+        isinstance(value, dict)
+        and value.keys() == checks.keys()
+        and all(check(value[name]) for name, check in checks.items())
+    )
+
+
+def _whole(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _boolean(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _exactly(expected: int | str) -> _Check:
+    return lambda value: type(value) is type(expected) and value == expected
+
+
+_ANY = r".{0,4096}"
+_SOME = r".{1,4096}"
+_HEX = r"[0-9a-f]{64}"
+_WORD = r"[a-z_]{1,64}"
+
+_SHAPE: Final[Mapping[str, _Check]] = {
+    "v": _exactly(VERSION),
+    "typ": _exactly(TYPE),
+    "aud": _text(_SOME),
+    "challenge_id": _text(r"c_[0-9A-Za-z]{22,64}"),
+    "nonce": _text(r"[0-9A-Za-z]{22,64}"),
+    "iat": _whole,
+    "exp": _whole,
+    "principal": _members({"id": _text(_SOME), "cred_thumbprint": _text(_ANY)}),
+    "on_behalf_of": _text(_ANY),
+    "upstream": _text(_SOME),
+    "method": _text(_ANY),
+    "kind": _text(r"tool|resource|prompt|protocol"),
+    "tool": _text(_SOME),
+    "tool_schema_digest": _text(_ANY),
+    "args_digest": _text(_HEX),
+    "call_digest": _text(_HEX),
+    "view_digest": _text(_HEX),
+    "policy": _members({"revision": _text(_ANY), "rule": _text(_ANY)}),
+    "tier": _text("|".join(sensitivity.label for sensitivity in Sensitivity)),
+    "effects": _texts(_ANY),
+    "reasons": _texts(_WORD),
+    "requirement": _members({"demands": _texts(_WORD), "approvers": _text(_ANY), "strict": _boolean}),
+}
+
+
+def parse_document(value: object, *, audience: str, principal: str, now: float) -> Mapping[str, Json]:
+    """Check a document that came from outside, strictly, before anything is signed.
+
+    `value` is decoded JSON. It must have exactly the members of version 1, each of its type, be meant for
+    this `audience` and this `principal`, and be fresh at `now` (Unix seconds, `SKEW` allowed).
+
+    Raises:
+        ProofInvalidError: a member is missing, unknown or not of its form.
+        ProofWrongCallError: it is meant for another installation or another principal.
+        ProofExpiredError: it is too old, or from the future.
+    """
+    if not isinstance(value, dict) or value.keys() != _SHAPE.keys():
+        raise ProofInvalidError("not a challenge document of version 1")
+    wrong = sorted(name for name, check in _SHAPE.items() if not check(value[name]))
+    if wrong:
+        raise ProofInvalidError(f"challenge document: {', '.join(wrong)} not of the expected form")
+    if value["challenge_id"] != f"c_{value['nonce']}":
+        raise ProofInvalidError("challenge document: id and nonce do not belong together")
+    if value["aud"] != audience:
+        raise ProofWrongCallError("the challenge is meant for another installation")
+    if value["principal"]["id"] != principal:
+        raise ProofWrongCallError("the challenge is meant for another principal")
+    if not value["iat"] - SKEW <= now < value["exp"] + SKEW:
+        raise ProofExpiredError
+    return value

@@ -1,0 +1,367 @@
+"""The interactive side of a step-up: opens, waits, takes proofs, spends grants. The async shell of the machine.
+
+What opens the way is recorded before it happens: a challenge, a proof. What only closes is done first and
+recorded by the one process that did it: a refusal holds even when the ledger is away, and no two records
+claim one end. A consumption lies between two records: the caller's intent, on disk before `consume`, and
+`grant.consumed`, written by the one winner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final, TypeVar
+
+import anyio
+from anyio.abc import TaskStatus
+
+from guard import faults
+from guard.errors import (
+    ChallengeClosedError,
+    ChallengeError,
+    NotFoundError,
+    ProofError,
+    ProofInvalidError,
+    ProofWrongApproverError,
+    UnavailableError,
+)
+from guard.model import Challenge, Grant, Json, Proof, ProofClass, State
+from guard.ports import Clock, FactorVerifier, Ledger, Store
+from guard.reasons import Code
+from guard.stepup import records
+from guard.stepup.machine import (
+    CLOSED,
+    Cancelled,
+    Concluded,
+    Consumed,
+    Denied,
+    Effect,
+    Event,
+    Expired,
+    Proven,
+    Record,
+    Revoked,
+    Staled,
+    Wake,
+    step,
+)
+from guard.stepup.visible import visible
+from guard.stepup.waiting import Waiting
+
+_T = TypeVar("_T")
+
+ATTEMPTS: Final = 16
+"""How often one change is tried again because another process changed the same challenge in between."""
+
+SWEEP: Final = 5.0
+"""Seconds between two looks for challenges whose time is up although nobody asks for them."""
+
+WORDS: Final = 500
+"""Characters of a person's words that are kept."""
+
+_DURABLE: Final = frozenset({State.CONSUMED, State.DENIED, State.REVOKED})
+
+
+def _bounded(text: str) -> str:
+    """A person's words, fit for every sink."""
+    shown = visible(text)
+    return shown if len(shown) <= WORDS else f"{shown[:WORDS]} … ({len(shown) - WORDS} characters more)"
+
+
+class Ceremony:
+    """Everything that happens to challenges, for every process that shares the store."""
+
+    def __init__(
+        self,
+        store: Store,
+        ledger: Ledger,
+        clock: Clock,
+        *,
+        verifiers: Mapping[str, FactorVerifier],
+        cool_down: float,
+        redact: Callable[[str], str] = _bounded,
+    ) -> None:
+        """Take the ports; `verifiers` by kind of evidence, `cool_down` in seconds, `redact` for people's words."""
+        self._store, self._challenges, self._ledger, self._clock = store, store.challenges, ledger, clock
+        self._verifiers, self._cool_down, self._redact = dict(verifiers), cool_down, redact
+        self._waiting = Waiting(store)
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Wake waiters for changes of other processes, and expire what nobody asks for; ends by cancellation.
+
+        Start it once per process. Without it, waiters notice only this process's changes and their deadline.
+        """
+        async with anyio.create_task_group() as group:
+            await group.start(self._waiting.run)
+            task_status.started()
+            while True:
+                await self._sweep()
+                await anyio.sleep(SWEEP)
+
+    async def _sweep(self) -> None:
+        """Expire what is due. What fails now waits for the next sweep; every use checks the time by itself."""
+        with suppress(UnavailableError, ChallengeError):
+            still_open = frozenset({State.PENDING, State.SATISFIED})
+            for challenge in await self._blocking(lambda: self._challenges.find(states=still_open)):
+                await self._current(challenge)
+
+    # ------------------------------------------------------------------ the caller's side
+
+    async def open(self, challenge: Challenge, *, counterfactual: Sequence[str] = (), call_id: str = "") -> Challenge:
+        """Open this challenge, or join the one that is open for the same call on the same terms.
+
+        An open one on other terms becomes STALE, one whose time is up EXPIRED, and a new one opens. One that was denied
+        less than `cool_down` ago is returned as it is: the same call stays refused.
+
+        Raises:
+            StoreUnavailableError, LedgerUnavailableError: nothing was opened, or nobody knows of it.
+            ChallengeError: others kept changing the challenge of this call.
+        """
+        for _ in range(ATTEMPTS):
+            newest = await self._blocking(lambda: self._challenges.by_digest(challenge.digest))
+            if newest is not None and newest.state.open:
+                newest = await self._current(newest)
+                if newest.state.open and (changed := _changed_terms(newest, challenge)):
+                    await self._apply(newest, Staled(f"{changed} changed since this was opened"))
+                elif newest.state.open:
+                    return newest
+                continue
+            now = self._clock.now()
+            if newest is not None and newest.state is State.DENIED and now < newest.decided + self._cool_down:
+                return newest
+            opened = await self._insert(challenge, counterfactual, call_id)
+            if opened.id == challenge.id:
+                return opened
+        raise ChallengeError("this call's challenge keeps changing", reason=Code.STALE)
+
+    async def _insert(self, challenge: Challenge, counterfactual: Sequence[str], call_id: str) -> Challenge:
+        """Record, then insert; the record of one that another process forestalled is closed again."""
+        fields = records.opened(challenge, counterfactual) | {"call_id": call_id}
+        self._ledger.append("challenge.opened", fields)
+        opened = await self._blocking(lambda: self._challenges.open_or_join(challenge))
+        if opened.id == challenge.id:
+            faults.point("challenge.opened")
+        else:
+            because = f"{opened.id} was opened for the same call a moment earlier"
+            self._ledger.append("challenge.cancelled", records.identity(challenge) | {"because": because})
+        return opened
+
+    async def settle(self, challenge_id: str, *, until: float) -> Challenge:
+        """Wait until the challenge is no longer PENDING or `until` (monotonic seconds of the clock) has come.
+
+        Notices changes of this process at once and those of others within 200 ms. A challenge whose time is up
+        while waiting becomes EXPIRED.
+
+        Raises:
+            NotFoundError: there is no such challenge.
+            StoreUnavailableError: its state cannot be read.
+        """
+        with self._waiting.watch(challenge_id) as watch:
+            while True:
+                challenge = await self._current(await self._get(challenge_id))
+                left = min(until - self._clock.mono(), challenge.expires - self._clock.now())
+                if challenge.state is not State.PENDING or until <= self._clock.mono():
+                    return challenge
+                with anyio.move_on_after(max(left, 0)):
+                    await watch.wait(challenge)
+
+    async def grants(self, digest: str) -> tuple[Grant, ...]:
+        """The unspent grants for this call digest; whether one covers the call now is for `decide` to say."""
+        newest = await self._blocking(lambda: self._challenges.by_digest(digest))
+        if newest is None or not newest.state.open:
+            return ()
+        grant = (await self._current(newest)).grant
+        return (grant,) if grant else ()
+
+    async def consume(self, grant: Grant, *, call_id: str = "") -> bool:
+        """Spend the grant: one durable compare-and-swap with exactly one winner, over all processes.
+
+        False when it is spent, ended, expired or no longer what `decide` looked at; then nothing may be forwarded. The
+        intent to spend it must be on disk before.
+
+        Raises:
+            StoreUnavailableError: whether it was spent is not known; nothing may be forwarded.
+            LedgerUnavailableError: it was spent and that could not be recorded; nothing may be forwarded.
+        """
+        challenge = await self._blocking(lambda: self._challenges.get(grant.challenge))
+        if challenge is None or (await self._current(challenge)).grant != grant:
+            return False
+        try:
+            spent, effects = step(challenge, Consumed(), self._clock.now())
+        except ChallengeClosedError:
+            return False
+        if not await self._swap(challenge, spent):
+            return False
+        self._record(effects, call_id=call_id)
+        self._wake(effects)
+        faults.point("grant.consumed")
+        return True
+
+    async def conclude(self, challenge_id: str, outcome: State) -> Challenge:
+        """Bring a consumed challenge to COMPLETED, FAILED or UNKNOWN; the caller recorded the outcome.
+
+        Raises:
+            IllegalTransitionError: the grant was not consumed, or that is no outcome.
+        """
+        return await self._apply(await self._get(challenge_id), Concluded(outcome))
+
+    # ------------------------------------------------------------------ the provers' side
+
+    async def prove(self, challenge_id: str, kind: str, evidence: Mapping[str, Json]) -> Challenge:
+        """Verify evidence of this kind, record it, and count it; the challenge after it.
+
+        Raises:
+            NotFoundError: there is no such challenge.
+            ChallengeClosedError: it ended, or needs nothing more; the evidence was not looked at, or came too late.
+            ProofError: the evidence does not count. The attempt is recorded.
+            UnavailableError: the factor, the store or the ledger is away.
+        """
+        challenge = await self._pending(challenge_id)
+        proof = await self._verify(challenge, kind, evidence)
+        return await self._count(challenge, kind, proof)
+
+    async def _count(self, challenge: Challenge, kind: str, proof: Proof) -> Challenge:
+        """Record a verified proof once, then add it, whoever else changes the challenge meanwhile."""
+        recorded = False
+        with anyio.CancelScope(shield=True):  # the factor has been used; a caller who leaves does not undo that
+            for _ in range(ATTEMPTS):
+                try:
+                    proven, effects = step(challenge, Proven(proof), self._clock.now())
+                except (ProofError, ChallengeClosedError) as error:
+                    self._rejected(challenge, kind, proof.subject, error)
+                    raise
+                if not recorded:
+                    self._record(effects)
+                    recorded = True
+                if await self._swap(challenge, proven):
+                    faults.point("proof.accepted")
+                    self._wake(effects)
+                    return proven
+                challenge = await self._get(challenge.id)
+        raise ChallengeError("the challenge keeps changing; try again", reason=Code.STALE)
+
+    async def deny(self, challenge_id: str, kind: str, evidence: Mapping[str, Json], because: str) -> Challenge:
+        """Refuse the call for good, in words the agent may see; takes the same evidence as an approval.
+
+        Raises:
+            NotFoundError, ChallengeClosedError, ProofError, UnavailableError: as `prove`.
+        """
+        challenge = await self._pending(challenge_id)
+        proof = await self._verify(challenge, kind, evidence)
+        if proof.proof_class is not ProofClass.CONSENT:
+            error = ProofWrongApproverError("only a person decides about a call; this is a workload's proof")
+            self._rejected(challenge, kind, proof.subject, error)
+            raise error
+        return await self._apply(challenge, Denied(proof.subject, self._redact(because)))
+
+    async def cancel(self, challenge_id: str, *, because: str) -> Challenge:
+        """Close a PENDING challenge undecided.
+
+        Raises:
+            NotFoundError, ChallengeClosedError: there is nothing to cancel.
+        """
+        return await self._apply(await self._pending(challenge_id), Cancelled(self._redact(because)))
+
+    async def revoke(self, grant_id: str, *, by: str) -> Challenge:
+        """Withdraw an unspent grant (`g_…`).
+
+        Raises:
+            NotFoundError: there is no unspent grant of this id.
+            ChallengeClosedError: it was spent or ended in the meantime.
+        """
+        challenge = await self._current(await self._get("c" + grant_id[1:]))
+        if challenge.grant is None or challenge.grant.id != grant_id:
+            raise NotFoundError(f"there is no unspent grant {visible(grant_id)}")
+        return await self._apply(challenge, Revoked(by))
+
+    async def _verify(self, challenge: Challenge, kind: str, evidence: Mapping[str, Json]) -> Proof:
+        claimed = evidence.get("as")
+        try:
+            verifier = self._verifiers.get(kind)
+            if verifier is None:
+                raise ProofInvalidError("there is no factor of this kind here")
+            return await self._blocking(lambda: verifier.verify(challenge, evidence, self._clock.now()))
+        except ProofError as error:
+            self._rejected(challenge, kind, claimed if isinstance(claimed, str) else "", error)
+            raise
+
+    def _rejected(self, challenge: Challenge, kind: str, claimed: str, error: ProofError | ChallengeError) -> None:
+        fields = records.identity(challenge) | {
+            "proof": {"kind": self._redact(kind), "subject": self._redact(claimed)},
+            "reasons": [{"code": error.reason.value, "by": "", "evidence": error.public}],
+        }
+        self._ledger.append("proof.rejected", fields)
+
+    # ------------------------------------------------------------------ changes
+
+    async def _get(self, challenge_id: str) -> Challenge:
+        challenge = await self._blocking(lambda: self._challenges.get(challenge_id))
+        if challenge is None:
+            raise NotFoundError(f"there is no challenge {visible(challenge_id[:64])}")
+        return challenge
+
+    async def _pending(self, challenge_id: str) -> Challenge:
+        """The challenge if proofs may still come, before a code is spent on one that ended."""
+        challenge = await self._current(await self._get(challenge_id))
+        if challenge.state is State.SATISFIED:
+            raise ChallengeClosedError("everything required was proven already")
+        if challenge.state is not State.PENDING:
+            raise ChallengeClosedError(reason=CLOSED[challenge.state])
+        return challenge
+
+    async def _current(self, challenge: Challenge) -> Challenge:
+        """The challenge, EXPIRED first if it is open and its time is up."""
+        if not challenge.state.open or self._clock.now() < challenge.expires:
+            return challenge
+        try:
+            return await self._apply(challenge, Expired())
+        except ChallengeClosedError:
+            return await self._get(challenge.id)
+
+    async def _apply(self, challenge: Challenge, event: Event) -> Challenge:
+        """Carry out a change that only closes, whoever else changes the challenge meanwhile; then record it."""
+        with anyio.CancelScope(shield=True):
+            for _ in range(ATTEMPTS):
+                changed, effects = step(challenge, event, self._clock.now())
+                if await self._swap(challenge, changed):
+                    self._wake(effects)
+                    self._record(effects)
+                    return changed
+                challenge = await self._get(challenge.id)
+        raise ChallengeError("the challenge keeps changing; try again", reason=Code.STALE)
+
+    async def _swap(self, old: Challenge, new: Challenge) -> bool:
+        """One compare-and-swap; on disk before it returns where power loss must not undo it."""
+        durable = new.state in _DURABLE
+        return await self._blocking(lambda: self._challenges.swap(old, new, durable=durable))
+
+    def _record(self, effects: Sequence[Effect], **more: Json) -> None:
+        for effect in effects:
+            if isinstance(effect, Record):
+                self._ledger.append(effect.event, {**effect.fields, **more})
+
+    def _wake(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Wake):
+                self._waiting.wake(effect.challenge)
+
+    @staticmethod
+    async def _blocking(work: Callable[[], _T]) -> _T:
+        """Run a blocking call of the store or a factor in a worker thread, to its end even when cancelled."""
+        return await anyio.to_thread.run_sync(work)
+
+
+def _changed_terms(existing: Challenge, wanted: Challenge) -> str:
+    """What an open challenge no longer agrees with, in words; empty when it can be joined."""
+    pairs = {
+        "the credential": (existing.principal.credential, wanted.principal.credential),
+        "the policy": (existing.policy_revision, wanted.policy_revision),
+        "the tool's definition": (existing.definition, wanted.definition),
+        "the requirement": (_terms(existing), _terms(wanted)),
+    }
+    return " and ".join(name for name, (was, now) in pairs.items() if was != now)
+
+
+def _terms(challenge: Challenge) -> object:
+    requirement = challenge.requirement
+    return requirement.irreducible, requirement.approvers, requirement.strict

@@ -1,0 +1,110 @@
+"""Text made honest: every character a reader could miss or mistake is spelled out as ⟨U+202E NAME⟩.
+
+Spelled out are control, format, private, unassigned and surrogate code points, blanks other than the
+space, characters that render as nothing, marks that overstrike their base, and letters or signs that
+pass for others (Unicode TR 36, TR 39): compatibility forms of ASCII, foreign letters within a Latin word,
+and whole words made of look-alikes. The brackets ⟨⟩ themselves are spelled out, so they cannot be forged.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+from typing import Final
+
+_HIDDEN: Final = frozenset({"Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp", "Zs", "Me", "Pd"})
+"""Categories that are never shown as they are (outside ASCII): invisible, overstriking, or a dash."""
+
+
+def _points(text: str) -> frozenset[str]:
+    return frozenset(chr(int(point, 16)) for point in text.split())
+
+
+_BLANK: Final = _points("034F 115F 1160 17B4 17B5 180B 180C 180D 180F 2800 3164 FFA0") | {
+    chr(point) for point in (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))
+}
+"""What draws nothing although its category is harmless (Unicode Default_Ignorable_Code_Point; braille blank)."""
+
+_SIGNS: Final = _points(
+    "01C0 01C3 02B9 02BA 02BC 02C8 0589 05C3 066B 2016 201A 201B 2024 2032 2033 2035 2039 203A "
+    "2044 204E 2212 2215 2216 2217 2223 2236 223C 2329 232A 2571 276C 276D 27E8 27E9 2991 2992 "
+    "29F5 29F8 29F9 29FC 29FD 3008 3009 A4F8 A4FD "
+)
+"""Signs that pass for ASCII punctuation or for this module's own brackets (Unicode confusables.txt)."""
+
+_LATIN_TWINS: Final = _points(
+    "0405 0406 0408 0410 0412 0415 0417 041A 041C 041D 041E 0420 0421 0422 0423 0425 0430 0435 "  # Cyrillic
+    "043E 0440 0441 0443 0445 0455 0456 0458 0461 04AF 04BB 04CF 0501 050C 051A 051B 051C 051D "
+    "0391 0392 0395 0396 0397 0399 039A 039C 039D 039F 03A1 03A4 03A5 03A7 03B1 03B9 03BD 03BF "  # Greek
+    "03C1 03C5 03F2 03F3 "
+    "054D 054F 0555 0566 0570 0575 0578 057D 0581 0585 "  # Armenian
+    "13A0 13A1 13A2 13AA 13AC 13B3 13B7 13BB 13C0 13C3 13D2 13D4 13D9 13DA 13DE 13DF 13E2 13E6 "  # Cherokee
+    "0131 0237 0251 0261 0269 026A 028F "  # Latin that passes for other Latin
+)
+"""Letters that most typefaces draw like a Latin letter or an ASCII digit (Unicode confusables.txt)."""
+
+_UNMIXED: Final = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "HALFWIDTH")
+"""Scripts that are written next to Latin letters without a blank, and look like none of them."""
+
+_WORD: Final = re.compile(r"\w+")
+_FOREIGN: Final = re.compile(r"[^\x20-\x7e]")
+_KNOWN: Final = 8192
+"""How many characters' properties are remembered, so that a long foreign text costs little more than an ASCII one."""
+
+
+def visible(text: str) -> str:
+    """The text with every hidden, bidirectional, control or confusable character spelled out.
+
+    Line breaks are control characters like any other. Equal outputs mean equal inputs.
+    """
+    if not _FOREIGN.search(text):
+        return text
+    twins = {word.start() + offset for word in _WORD.finditer(text) for offset in _twins(word[0])}
+
+    def shown(found: re.Match[str]) -> str:
+        char, at = found[0], found.start()
+        return _spell(char) if at in twins or _deceptive(char) or _overstrikes(char, text[at - 1 : at]) else char
+
+    return _FOREIGN.sub(shown, text)
+
+
+@lru_cache(_KNOWN)
+def _spell(char: str) -> str:
+    name = unicodedata.name(char, "") or unicodedata.category(char)
+    return f"⟨U+{ord(char):04X} {name}⟩"
+
+
+@lru_cache(_KNOWN)
+def _deceptive(char: str) -> bool:
+    """Whether a character outside ASCII hides or passes for another by itself."""
+    if unicodedata.category(char) in _HIDDEN or char in _BLANK or char in _SIGNS:
+        return True
+    folded = unicodedata.normalize("NFKC", char)
+    return unicodedata.normalize("NFC", char) != char or (folded != char and not _FOREIGN.search(folded))
+
+
+def _overstrikes(char: str, before: str) -> bool:
+    """Whether a combining mark changes a base that has letters of its own for that, or none at all."""
+    if unicodedata.category(char) != "Mn":
+        return False
+    return not before or _script(before) in {"LATIN", "GREEK", "CYRILLIC", ""}
+
+
+@lru_cache(_KNOWN)
+def _script(char: str) -> str:
+    """The script of a letter, by the first word of its Unicode name; empty for what is no letter."""
+    if not char.isalpha():
+        return ""
+    return unicodedata.name(char, "?").split(maxsplit=1)[0].split("-", maxsplit=1)[0]
+
+
+def _twins(word: str) -> list[int]:
+    """Offsets of letters that pass for Latin ones: foreign ones beside Latin, or a word of nothing but twins."""
+    if word.isascii():
+        return []
+    letters = [(offset, char, _script(char)) for offset, char in enumerate(word) if char.isalpha()]
+    foreign = [offset for offset, _, script in letters if script != "LATIN" and script not in _UNMIXED]
+    if len(foreign) < len(letters):
+        return [*foreign, *(offset for offset, char, script in letters if script == "LATIN" and char in _LATIN_TWINS)]
+    return foreign if all(char in _LATIN_TWINS for _, char, _ in letters) else []

@@ -1,0 +1,1 @@
+"""The state every process of one deployment shares."""

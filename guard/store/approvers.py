@@ -1,0 +1,56 @@
+"""People who may consent. Every change is durable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import RowMapping, select
+
+from guard.errors import StoreUnavailableError
+from guard.ports import Approver
+from guard.store.database import Database
+from guard.store.schema import approvers as table
+from guard.store.strict import RowError, each, from_json, text, to_json
+
+
+class SqlApprovers:
+    """`guard.ports.Approvers` on SQL."""
+
+    def __init__(self, database: Database) -> None:
+        """Take the database."""
+        self._database = database
+
+    def put(self, approver: Approver) -> None:
+        """Insert or replace."""
+        values = {
+            "groups": to_json(sorted(approver.groups)),
+            "created": approver.created,
+            "removed": approver.removed,
+        }
+        statement = (
+            self._database.insert(table)
+            .values(name=approver.name, **values)
+            .on_conflict_do_update(index_elements=[table.c.name], set_=values)
+        )
+        with self._database.write(durable=True) as connection:
+            connection.execute(statement)
+
+    def get(self, name: str) -> Approver | None:
+        """One approver, removed or not."""
+        with self._database.read() as connection:
+            found = connection.execute(select(table).where(table.c.name == name)).mappings().one_or_none()
+        return None if found is None else _read(found)
+
+    def all(self) -> Sequence[Approver]:
+        """Every approver by name."""
+        with self._database.read() as connection:
+            found = connection.execute(select(table).order_by(table.c.name)).mappings().all()
+        return tuple(_read(row) for row in found)
+
+
+def _read(row: RowMapping) -> Approver:
+    try:
+        groups = frozenset(each(text)(from_json(row["groups"])))
+    except RowError as error:
+        raise StoreUnavailableError(detail=f"approver {row['name']} cannot be read: {error}") from error
+    return Approver(name=row["name"], groups=groups, created=row["created"], removed=row["removed"])

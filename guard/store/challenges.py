@@ -1,0 +1,187 @@
+"""Challenges and, through their state, grants: every change is one compare-and-swap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Final, TypeAlias
+
+from sqlalchemy import ColumnElement, RowMapping, Select, bindparam, select, text, update
+
+from guard.errors import StoreUnavailableError
+from guard.model import Challenge, State
+from guard.store.codec import Row, decode, encode
+from guard.store.database import Database
+from guard.store.schema import OPEN, OPEN_SQL
+from guard.store.schema import challenges as table
+from guard.store.seal import Keyring
+from guard.store.strict import RowError
+
+_Values: TypeAlias = dict[str, str | int | float | bytes | None]
+
+_COLUMNS: Final = tuple(field.name for field in fields(Row))
+_IDS_AT_ONCE: Final = 500  # databases bound the parameters of one statement
+_ATTEMPTS: Final = 16
+
+# Built once: SQLAlchemy spends more time on building a statement than SQLite on running it.
+_ALL: Final[Select[tuple[object, ...]]] = select(*(table.c[column] for column in _COLUMNS), table.c.arguments)
+_BY_ID: Final = _ALL.where(table.c.id == bindparam("wanted"))
+_OPEN_BY_DIGEST: Final = _ALL.where(table.c.digest == bindparam("wanted"), table.c.state.in_(OPEN))
+_NEWEST_BY_DIGEST: Final = _ALL.where(table.c.digest == bindparam("wanted")).order_by(table.c.seq.desc()).limit(1)
+_STATES: Final = select(table.c.id, table.c.state, table.c.version).where(
+    table.c.id.in_(bindparam("wanted", expanding=True))
+)
+_SWAP: Final = update(table).where(
+    table.c.id == bindparam("old_id"),
+    table.c.version == bindparam("old_version"),
+    table.c.state == bindparam("old_state"),
+    table.c.digest == bindparam("old_digest"),
+)
+
+
+class SqlChallenges:
+    """`guard.ports.Challenges` on SQL."""
+
+    def __init__(self, database: Database, keyring: Keyring) -> None:
+        """Take the database, and the keys that seal arguments."""
+        self._database = database
+        self._keyring = keyring
+        self._insert = database.insert(table).on_conflict_do_nothing(
+            index_elements=[table.c.digest], index_where=text(OPEN_SQL)
+        )
+
+    def open_or_join(self, challenge: Challenge) -> Challenge:
+        """Insert, or return the open challenge that already exists for this digest.
+
+        The partial unique index decides, so two processes never open two. An open challenge is joined even
+        when it has run out of time: expiry is the caller's to judge, by its clock.
+
+        Raises:
+            StoreUnavailableError: the database cannot serve, or holds a challenge that cannot be read.
+            ValueError: the challenge is not open.
+        """
+        if not challenge.state.open:
+            raise ValueError(f"a challenge opens as pending, not {challenge.state}")
+        row: _Values = {**_columns(challenge), "arguments": self._seal(challenge)}
+        with self._database.write() as connection:
+            # With PostgreSQL the other one may close between the two statements; then the place is free again.
+            for _ in range(_ATTEMPTS):
+                if connection.execute(self._insert, row).rowcount == 1:
+                    return challenge
+                found = connection.execute(_OPEN_BY_DIGEST, {"wanted": challenge.digest}).mappings().one_or_none()
+                if found is not None:
+                    return self._read(found)
+        raise StoreUnavailableError(detail="challenges for one call open and close faster than they can be joined")
+
+    def get(self, challenge_id: str) -> Challenge | None:
+        """One challenge.
+
+        Raises:
+            StoreUnavailableError: the database cannot serve, or the challenge cannot be read.
+        """
+        return self._first(_BY_ID, challenge_id)
+
+    def by_digest(self, digest: str) -> Challenge | None:
+        """The challenge inserted last for a call digest, whatever its state.
+
+        Raises:
+            StoreUnavailableError: the database cannot serve, or the challenge cannot be read.
+        """
+        return self._first(_NEWEST_BY_DIGEST, digest)
+
+    def find(self, *, states: frozenset[State] = frozenset(), principal: str = "") -> Sequence[Challenge]:
+        """Challenges by state and principal, in the order of insertion.
+
+        Raises:
+            StoreUnavailableError: the database cannot serve, or one of the challenges cannot be read.
+        """
+        wanted: list[ColumnElement[bool]] = []
+        if states:
+            wanted.append(table.c.state.in_(sorted(states)))
+        if principal:
+            wanted.append(table.c.principal == principal)
+        with self._database.read() as connection:
+            found = connection.execute(_ALL.where(*wanted).order_by(table.c.seq)).mappings().all()
+        return tuple(self._read(row) for row in found)
+
+    def swap(self, old: Challenge, new: Challenge, *, durable: bool) -> bool:
+        """One statement that changes the row only while it is still `old`; the version becomes `old.version + 1`.
+
+        Arguments are dropped with the change that closes the challenge. Expiry is not looked at: the caller
+        has judged it by its clock.
+
+        Returns:
+            Whether this was the one that changed it.
+
+        Raises:
+            StoreUnavailableError: the database cannot serve.
+            ValueError: `new` is another challenge, or binds another call.
+        """
+        if (new.id, new.digest) != (old.id, old.digest):
+            raise ValueError("a swap changes one challenge, and never what it binds")
+        values: _Values = {
+            **_columns(new),
+            "version": old.version + 1,
+            "old_id": old.id,
+            "old_version": old.version,
+            "old_state": old.state.value,
+            "old_digest": old.digest,
+        }
+        if not new.state.open:
+            values["arguments"] = None
+        elif new.arguments != old.arguments:
+            values["arguments"] = self._seal(new)
+        with self._database.write(durable=durable) as connection:
+            return connection.execute(_SWAP, values).rowcount == 1
+
+    def states(self, ids: Sequence[str]) -> Mapping[str, tuple[State, int]]:
+        """State and version of the given challenges; unknown ids are left out.
+
+        Raises:
+            StoreUnavailableError: the database cannot serve, or a state is unknown.
+        """
+        result: dict[str, tuple[State, int]] = {}
+        with self._database.read() as connection:
+            for start in range(0, len(ids), _IDS_AT_ONCE):
+                wanted = {"wanted": list(ids[start : start + _IDS_AT_ONCE])}
+                for name, state, version in connection.execute(_STATES, wanted):
+                    result[name] = (_state(name, state), version)
+        return result
+
+    def _first(self, query: Select[tuple[object, ...]], wanted: str) -> Challenge | None:
+        with self._database.read() as connection:
+            found = connection.execute(query, {"wanted": wanted}).mappings().one_or_none()
+        return None if found is None else self._read(found)
+
+    def _read(self, found: RowMapping) -> Challenge:
+        """Unseal and decode, or fail closed: a challenge that cannot be read has not vanished."""
+        name = found["id"]
+        sealed = found["arguments"]
+        row = Row(**{column: found[column] for column in _COLUMNS})
+        if _state(name, row.state).open != (sealed is not None):
+            raise StoreUnavailableError(detail=f"challenge {name}: an open one has arguments, a closed one has none")
+        try:
+            arguments = "" if sealed is None else self._keyring.unseal(sealed, _place(name)).decode()
+            return decode(row, arguments)
+        except (RowError, UnicodeDecodeError) as error:
+            raise StoreUnavailableError(detail=f"challenge {name} cannot be read: {error}") from error
+
+    def _seal(self, challenge: Challenge) -> bytes:
+        return self._keyring.seal(challenge.arguments.encode(), _place(challenge.id))
+
+
+def _columns(challenge: Challenge) -> _Values:
+    row = encode(challenge)
+    return {column: getattr(row, column) for column in _COLUMNS}
+
+
+def _place(challenge_id: str) -> bytes:
+    """Associated data of sealed arguments: this row and no other."""
+    return challenge_id.encode()
+
+
+def _state(name: str, value: str) -> State:
+    try:
+        return State(value)
+    except ValueError as error:
+        raise StoreUnavailableError(detail=f"challenge {name} has an unknown state {value!r}") from error

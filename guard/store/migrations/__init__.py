@@ -1,0 +1,1 @@
+"""Alembic's scripts. They run through `guard.store.migrate`, never by hand."""

@@ -1,0 +1,9 @@
+"""What Alembic runs: every missing revision, on the connection and in the transaction of the caller."""
+
+from __future__ import annotations
+
+from alembic import context
+
+context.configure(connection=context.config.attributes["connection"])
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,151 @@
+"""The tables, as SQLAlchemy Core sees them; `migrations/` builds exactly these.
+
+Every table says what may be asked of it by its indexes. `seq` counts insertions, so that "newest" never
+depends on two clocks agreeing. Times are Unix seconds, 0 meaning never.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+from guard.model import State
+
+REVISION: Final = "0001"
+"""The schema revision this version reads and writes: the head of `migrations/versions`."""
+
+METADATA: Final = MetaData()
+
+OPEN: Final = tuple(state for state in State if state.open)
+"""The states in which a challenge can still take proofs or be consumed."""
+
+OPEN_SQL: Final = "state IN ({})".format(", ".join(f"'{state}'" for state in OPEN))
+"""The same as the predicate of the partial index; a literal, because planners match predicates by text."""
+
+_SEQ: Final = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up INTEGER keys only
+
+challenges: Final = Table(
+    "challenges",
+    METADATA,
+    Column("seq", _SEQ, primary_key=True, autoincrement=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("digest", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("principal", String, nullable=False),
+    Column("server", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("opened", Double, nullable=False),
+    Column("expires", Double, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("arguments", LargeBinary, nullable=True),
+    # Arguments are there exactly as long as somebody may still have to look at them.
+    CheckConstraint(f"({OPEN_SQL}) = (arguments IS NOT NULL)", name="challenges_arguments_while_open"),
+    Index("challenges_by_digest", "digest", "seq"),
+    Index("challenges_by_state", "state", "principal"),
+)
+
+one_open_challenge: Final = Index(
+    "challenges_one_open",
+    challenges.c.digest,
+    unique=True,
+    sqlite_where=text(OPEN_SQL),
+    postgresql_where=text(OPEN_SQL),
+)
+"""At most one open challenge for a call digest, whoever inserts it and from whichever process."""
+
+agents: Final = Table(
+    "agents",
+    METADATA,
+    Column("name", String, primary_key=True),
+    Column("owner", String, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("revoked", Double, nullable=False),
+)
+
+credentials: Final = Table(
+    "credentials",
+    METADATA,
+    Column("seq", _SEQ, primary_key=True, autoincrement=True),
+    Column("digest", String, nullable=False, unique=True),
+    Column("agent", String, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("expires", Double, nullable=False),
+    Column("revoked", Double, nullable=False),
+    Index("credentials_by_agent", "agent"),
+)
+
+approvers: Final = Table(
+    "approvers",
+    METADATA,
+    Column("name", String, primary_key=True),
+    Column("groups", Text, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("removed", Double, nullable=False),
+)
+
+factors: Final = Table(
+    "factors",
+    METADATA,
+    Column("seq", _SEQ, primary_key=True, autoincrement=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("kind", String, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("attestation", Integer, nullable=False),
+    Column("public", Text, nullable=False),
+    Column("secret", LargeBinary, nullable=False),
+    Column("counter", BigInteger, nullable=False),
+    Column("failures", Text, nullable=False),
+    Column("locked", Double, nullable=False),
+    Column("revoked", Double, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Index("factors_by_subject", "subject", "kind"),
+)
+
+lanes: Final = Table(
+    "lanes",
+    METADATA,
+    Column("name", String, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("root", String, nullable=False),
+)
+
+baselines: Final = Table(
+    "baselines",
+    METADATA,
+    Column("key", String, primary_key=True),
+    Column("snapshot", Text, nullable=False),
+)
+
+sessions: Final = Table(
+    "sessions",
+    METADATA,
+    Column("server", String, primary_key=True),
+    Column("session", String, primary_key=True),
+    Column("subject", String, nullable=False),
+    Column("bound", Double, nullable=False),
+)
+
+pins: Final = Table(
+    "pins",
+    METADATA,
+    Column("server", String, primary_key=True),
+    Column("tool", String, primary_key=True),
+    Column("pinned", String, nullable=False),
+    Column("seen", String, nullable=False),
+)

@@ -1,0 +1,1 @@
+"""The console and API listener, where agents' keys never work."""

@@ -1,0 +1,180 @@
+"""A tool server that journals every call it executes; for tests of the whole path.
+
+    journal_server.py --journal FILE                 MCP over stdio
+    journal_server.py --journal FILE --http PORT     MCP over HTTP, JSON answers to POST /mcp (0: prints its port)
+
+Each tools/call appends one JSON line {"tool", "arguments", "id"} to the journal before it is answered. Tools:
+
+    note       public-looking: answers with its arguments
+    wipe       the same, annotated as destructive
+    fail       answers isError
+    slow       answers after `seconds`
+    mute       never answers
+    variables  answers with this process's environment
+    say        writes the line `line` to stdout as it is, then answers
+    warn       writes `text` to stderr, then answers
+    spawn      starts a grandchild that ignores everything and answers with its pid
+    ask        asks the client (`elicitation/create`), and journals what it says
+    exit       exits without an answer
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+TOOLS = ("note", "wipe", "fail", "slow", "mute", "variables", "say", "warn", "spawn", "ask", "exit")
+STUBBORN = "import signal,time; [signal.signal(s, signal.SIG_IGN) for s in (1, 2, 15)]; time.sleep(600)"
+
+
+class Journal:
+    """Appends what happened, one JSON object a line."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file.open("a", buffering=1)
+
+    def note(self, **what: object) -> None:
+        self._file.write(json.dumps(what) + "\n")
+
+
+class Server:
+    """Answers MCP messages; `write` sends a line of its own accord (stdio only)."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._lock = threading.Lock()
+
+    def write(self, line: str) -> None:
+        with self._lock:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+
+    def take(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        """The answer to one message, or None when there is none."""
+        method = message.get("method")
+        if method is None:
+            self._journal.note(answer=message)
+            return None
+        if "id" not in message:
+            self._journal.note(notification=method, params=message.get("params"))
+            return None
+        params = message.get("params") or {}
+        if method == "tools/call":
+            self._journal.note(tool=params["name"], arguments=params.get("arguments", {}), id=message["id"])
+            result = self.call(params["name"], params.get("arguments", {}))
+        elif method == "tools/list":
+            result = {"tools": [describe(name) for name in TOOLS]}
+        elif method in {"initialize", "server/discover"}:
+            result = {
+                "protocolVersion": params.get("protocolVersion", "2025-11-25"),
+                "capabilities": {"tools": {}},
+                "serverInfo": {"name": "journal", "version": "1"},
+            }
+        elif method == "ping":
+            result = {}
+        else:
+            return {"jsonrpc": "2.0", "id": message["id"], "error": {"code": -32601, "message": f"no {method}"}}
+        return None if result is None else {"jsonrpc": "2.0", "id": message["id"], "result": result}
+
+    def call(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        """Carry out one tool; None means that it never answers."""
+        text, failed = json.dumps(arguments), False
+        if tool == "fail":
+            failed = True
+        elif tool == "slow":
+            time.sleep(arguments["seconds"])
+        elif tool == "mute":
+            return None
+        elif tool == "variables":
+            text = json.dumps(dict(os.environ))
+        elif tool == "say":
+            self.write(arguments["line"])
+        elif tool == "warn":
+            sys.stderr.write(arguments["text"] + "\n")
+            sys.stderr.flush()
+        elif tool == "spawn":
+            text = str(subprocess.Popen([sys.executable, "-c", STUBBORN]).pid)
+        elif tool == "ask":
+            self.write('{"jsonrpc":"2.0","id":"q1","method":"elicitation/create","params":{"message":"really?"}}')
+        elif tool == "exit":
+            os._exit(arguments.get("code", 3))
+        return {"content": [{"type": "text", "text": text}], "isError": failed}
+
+
+def describe(name: str) -> dict[str, Any]:
+    """One tool as tools/list shows it."""
+    tool = {"name": name, "description": f"{name} for tests", "inputSchema": {"type": "object"}}
+    return tool | ({"annotations": {"destructiveHint": True}} if name == "wipe" else {})
+
+
+def serve_stdio(server: Server, *, stubborn: bool) -> None:
+    """Answer lines of stdin, each call in a thread of its own, journalled in the order it came."""
+    if stubborn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for line in sys.stdin.buffer:
+        message = json.loads(line)
+        if (message.get("params") or {}).get("name") == "slow":
+            threading.Thread(target=answer, args=(server, message), daemon=True).start()
+        else:
+            answer(server, message)
+    while stubborn:
+        time.sleep(600)
+
+
+def answer(server: Server, message: dict[str, Any]) -> None:
+    """Answer one line."""
+    if (reply := server.take(message)) is not None:
+        server.write(json.dumps(reply))
+
+
+def serve_http(server: Server, port: int) -> None:
+    """Answer POST /mcp with JSON until killed; the first line of stdout is the port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            reply = server.take(json.loads(body)) if self.path == "/mcp" else None
+            data = b"" if reply is None else json.dumps(reply).encode()
+            self.send_response(404 if self.path != "/mcp" else 200 if data else 202)
+            if data:
+                self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as httpd:
+        sys.stdout.write(f"{httpd.server_address[1]}\n")
+        sys.stdout.flush()
+        httpd.serve_forever()
+
+
+def main() -> None:
+    """Parse the command line and serve."""
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--journal", type=Path, required=True)
+    cli.add_argument("--http", type=int, metavar="PORT")
+    cli.add_argument("--stubborn", action="store_true", help="stdio: ignore SIGTERM and the end of the input")
+    args = cli.parse_args()
+    server = Server(Journal(args.journal))
+    if args.http is None:
+        serve_stdio(server, stubborn=args.stubborn)
+    else:
+        serve_http(server, args.http)
+
+
+if __name__ == "__main__":
+    main()

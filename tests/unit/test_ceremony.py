@@ -1,0 +1,450 @@
+"""Opening, waiting, proving, spending: over two processes, with races proven and faults injected."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import anyio
+import pytest
+
+from guard.errors import (
+    ChallengeClosedError,
+    IllegalTransitionError,
+    LedgerUnavailableError,
+    NotFoundError,
+    ProofInvalidError,
+    ProofReplayedError,
+    ProofWrongApproverError,
+    StoreUnavailableError,
+)
+from guard.model import Challenge, Demand, Json, Proof, ProofClass, Requirement, State
+from guard.ports import Store
+from guard.reasons import Code
+from guard.stepup.ceremony import Ceremony
+from guard.store.seal import Keyring
+from guard.store.sql import SqlStore
+from tests import nouns
+from tests.world_store import WorldClock, WorldLedger, WorldStore
+
+pytestmark = pytest.mark.anyio
+CONSENT = nouns.challenge(Demand.CONSENT)
+R2 = "Z" * 22
+
+
+class Spoken:
+    """A factor whose evidence is the proof, spelled out; "wrong" does not verify."""
+
+    def __init__(self, proof_class: ProofClass) -> None:
+        self.proof_class = proof_class
+
+    def verify(self, challenge: Challenge, evidence: Mapping[str, Json], now: float) -> Proof:
+        if evidence.get("code") == "wrong":
+            raise ProofInvalidError
+        who = str(evidence["as"])
+        return Proof(
+            proof_class=self.proof_class,
+            kind="spoken",
+            factor=f"{self.proof_class}-{who}-{challenge.nonce}",
+            subject=who,
+            at=now,
+            attestation=1,
+        )
+
+
+@dataclass
+class Process:
+    store: WorldStore = field(default_factory=WorldStore)
+    ledger: WorldLedger = field(default_factory=WorldLedger)
+    clock: WorldClock = field(default_factory=lambda: WorldClock(nouns.NOW + 1, time.monotonic))
+
+    def __post_init__(self) -> None:
+        self.ceremony = ceremony_of(self.store, self.ledger, self.clock)
+
+    def other(self) -> Process:
+        return Process(self.store.attach(), self.ledger, self.clock)
+
+
+def ceremony_of(store: Store, ledger: WorldLedger, clock: WorldClock) -> Ceremony:
+    verifiers = {"person": Spoken(ProofClass.CONSENT), "workload": Spoken(ProofClass.POSSESSION)}
+    return Ceremony(store, ledger, clock, verifiers=verifiers, cool_down=60)
+
+
+ANN: Mapping[str, Json] = {"as": "ann"}
+
+
+async def satisfied(process: Process, challenge: Challenge = CONSENT) -> Challenge:
+    await process.ceremony.open(challenge)
+    return await process.ceremony.prove(challenge.id, "person", ANN)
+
+
+# ------------------------------------------------------------------ opening
+
+
+async def test_opening_writes_the_why_record_before_the_challenge_exists() -> None:
+    process = Process()
+    opened = await process.ceremony.open(CONSENT, counterfactual=("tag: none",), call_id="k_1")
+    assert opened == CONSENT
+    record = process.ledger.last("challenge.opened")
+    assert record["counterfactual"] == ["tag: none"]
+    assert record["call_id"] == "k_1"
+    assert record["requirement"] == "consent"
+    assert "ACME" not in repr(record)
+
+
+async def test_without_a_ledger_nothing_opens() -> None:
+    process = Process()
+    process.ledger.away = True
+    with pytest.raises(LedgerUnavailableError):
+        await process.ceremony.open(CONSENT)
+    assert process.store.get(CONSENT.id) is None
+
+
+async def test_the_same_call_on_the_same_terms_joins_the_open_challenge() -> None:
+    process = Process()
+    await process.ceremony.open(CONSENT)
+    joined = await process.other().ceremony.open(replace(CONSENT, id=f"c_{R2}", nonce=R2))
+    assert joined.id == CONSENT.id
+    assert process.ledger.events == ["challenge.opened"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"principal": replace(nouns.PRINCIPAL, credential="rotated")},
+        {"policy_revision": "s" * 64},
+        {"definition": "e" * 64},
+        {"requirement": Requirement(frozenset({Demand.CONSENT, Demand.POSSESSION}))},
+        {"requirement": Requirement(frozenset({Demand.CONSENT}), strict=True)},
+    ],
+    ids=["credential", "policy", "definition", "demands", "strict"],
+)
+@pytest.mark.parametrize("approved", [False, True])
+async def test_on_other_terms_the_old_challenge_is_stale_and_a_new_one_opens(
+    change: dict[str, object], approved: bool
+) -> None:
+    process = Process()
+    if approved:
+        await satisfied(process)
+    else:
+        await process.ceremony.open(CONSENT)
+    opened = await process.ceremony.open(replace(CONSENT, id=f"c_{R2}", nonce=R2, **change))
+    assert opened.id == f"c_{R2}"
+    assert process.store.get(CONSENT.id).state is State.STALE
+    assert "challenge.staled" in process.ledger.events
+
+
+async def test_an_expired_challenge_makes_room_for_a_new_one() -> None:
+    process = Process()
+    await satisfied(process)
+    process.clock.wall = CONSENT.expires
+    again = replace(CONSENT, id=f"c_{R2}", nonce=R2, expires=CONSENT.expires + 900)
+    assert (await process.ceremony.open(again)).id == again.id
+    assert process.store.get(CONSENT.id).state is State.EXPIRED
+
+
+async def test_a_denied_call_stays_denied_for_the_cool_down_and_no_longer() -> None:
+    process = Process()
+    await process.ceremony.open(CONSENT)
+    await process.ceremony.deny(CONSENT.id, "person", ANN, "no\x1b[2J")
+    again = replace(CONSENT, id=f"c_{R2}", nonce=R2)
+    refused = await process.ceremony.open(again)
+    assert (refused.id, refused.state) == (CONSENT.id, State.DENIED)
+    assert refused.ended_because == "no⟨U+001B Cc⟩[2J"
+    assert process.store.durable == [State.DENIED]
+    process.clock.wall += 61
+    assert (await process.ceremony.open(again)).id == again.id
+
+
+async def test_the_loser_of_a_race_to_open_joins_and_its_record_is_closed() -> None:
+    process = Process()
+    rival = replace(CONSENT, id=f"c_{R2}", nonce=R2)
+    ledger, real = process.ledger, process.ledger.append
+
+    def append_late(event: str, fields: Mapping[str, Json]) -> int:
+        process.store.attach().open_or_join(rival)  # the other process is faster by a hair
+        return real(event, fields)
+
+    ledger.append = append_late
+    assert (await process.ceremony.open(CONSENT)).id == rival.id
+    assert ledger.events == ["challenge.opened", "challenge.cancelled"]
+
+
+# ------------------------------------------------------------------ proving and denying
+
+
+async def test_enough_proofs_make_a_grant_for_exactly_this_call() -> None:
+    process = Process()
+    assert await process.ceremony.grants(CONSENT.digest) == ()
+    after = await satisfied(process)
+    assert await process.ceremony.grants(CONSENT.digest) == (after.grant,)
+    assert process.ledger.last("proof.accepted")["proof"]["class"] == "consent"
+
+
+async def test_a_rejected_proof_is_recorded_and_changes_nothing() -> None:
+    process = Process()
+    await process.ceremony.open(CONSENT)
+    for kind, evidence, error in [
+        ("person", {"as": "ann\n", "code": "wrong"}, ProofInvalidError),
+        ("smoke signal", {}, ProofInvalidError),
+        ("person", {"as": "deployer"}, ProofWrongApproverError),
+    ]:
+        with pytest.raises(error):
+            await process.ceremony.prove(CONSENT.id, kind, evidence)
+        assert process.ledger.events[-1] == "proof.rejected"
+    assert process.store.get(CONSENT.id) == CONSENT
+
+
+async def test_a_proof_that_cannot_be_recorded_does_not_count() -> None:
+    process = Process()
+    await process.ceremony.open(CONSENT)
+    process.ledger.away = True
+    with pytest.raises(LedgerUnavailableError):
+        await process.ceremony.prove(CONSENT.id, "person", ANN)
+    assert process.store.get(CONSENT.id) == CONSENT
+
+
+async def test_a_refusal_holds_even_when_it_cannot_be_recorded() -> None:
+    process = Process()
+    await process.ceremony.open(CONSENT)
+    process.ledger.away = True
+    with pytest.raises(LedgerUnavailableError):
+        await process.ceremony.deny(CONSENT.id, "person", ANN, "no")
+    assert process.store.get(CONSENT.id).state is State.DENIED
+
+
+async def test_two_proofs_at_once_both_count() -> None:
+    process = Process()
+    two = nouns.challenge(Demand.TWO_PEOPLE)
+    await process.ceremony.open(two)
+    bob = replace(two, proofs=(nouns.consent("bob"),), version=1)
+    process.store.before_swap = lambda: process.store.attach().swap(two, bob, durable=False)
+    after = await process.ceremony.prove(two.id, "person", ANN)
+    assert after.state is State.SATISFIED
+    assert {proof.subject for proof in after.proofs} == {"ann", "bob"}
+    assert process.ledger.events.count("proof.accepted") == 1
+
+
+async def test_an_approval_that_loses_against_a_denial_is_worth_nothing() -> None:
+    process = Process()
+    await process.ceremony.open(CONSENT)
+    denied = replace(CONSENT, state=State.DENIED, arguments="", version=1)
+    process.store.before_swap = lambda: process.store.attach().swap(CONSENT, denied, durable=False)
+    with pytest.raises(ChallengeClosedError) as closed:
+        await process.ceremony.prove(CONSENT.id, "person", ANN)
+    assert closed.value.reason is Code.DENIED
+    assert process.ledger.events[-2:] == ["proof.accepted", "proof.rejected"]
+
+
+async def test_the_same_factor_does_not_fill_two_places() -> None:
+    process = Process()
+    two = nouns.challenge(Demand.TWO_PEOPLE)
+    await satisfied(process, two)
+    with pytest.raises(ProofReplayedError):
+        await process.ceremony.prove(two.id, "person", ANN)
+
+
+async def test_a_workload_cannot_deny_in_a_persons_place() -> None:
+    process = Process()
+    await process.ceremony.open(CONSENT)
+    with pytest.raises(ProofWrongApproverError):
+        await process.ceremony.deny(CONSENT.id, "workload", {"as": "deployer"}, "no")
+    assert process.store.get(CONSENT.id).state is State.PENDING
+
+
+async def test_nothing_is_proven_for_a_challenge_that_ended() -> None:
+    process = Process()
+    await process.ceremony.open(CONSENT)
+    await process.ceremony.cancel(CONSENT.id, because="the agent went home")
+    with pytest.raises(ChallengeClosedError) as closed:
+        await process.ceremony.prove(CONSENT.id, "person", ANN)
+    assert closed.value.reason is Code.CANCELLED
+    with pytest.raises(NotFoundError):
+        await process.ceremony.prove("c_nowhere", "person", ANN)
+
+
+async def test_an_approval_after_the_time_is_no_approval() -> None:
+    process = Process()
+    await process.ceremony.open(CONSENT)
+    process.clock.wall = CONSENT.expires
+    with pytest.raises(ChallengeClosedError) as closed:
+        await process.ceremony.prove(CONSENT.id, "person", ANN)
+    assert closed.value.reason is Code.EXPIRED
+    assert await process.ceremony.grants(CONSENT.digest) == ()
+
+
+# ------------------------------------------------------------------ spending
+
+
+async def test_a_grant_has_exactly_one_winner() -> None:
+    process = Process()
+    grant = (await satisfied(process)).grant
+    won: list[bool] = []
+
+    async def spend(spender: Process) -> None:
+        won.append(await spender.ceremony.consume(grant, call_id="k_1"))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(20):
+            group.start_soon(spend, process.other())
+    assert sum(won) == 1
+    assert process.ledger.events.count("grant.consumed") == 1
+    assert process.ledger.last("grant.consumed")["approvers"] == ["ann"]
+    concluded = await process.ceremony.conclude(grant.challenge, State.COMPLETED)
+    assert concluded.state is State.COMPLETED
+
+
+async def test_a_grant_is_spent_on_disk() -> None:
+    process = Process()
+    grant = (await satisfied(process)).grant
+    assert await process.ceremony.consume(grant)
+    assert process.store.durable == [State.CONSUMED]
+    assert process.store.get(CONSENT.id).arguments == ""
+
+
+async def test_a_grant_that_differs_from_what_was_proven_is_not_spent() -> None:
+    process = Process()
+    grant = (await satisfied(process)).grant
+    for change in ({"digest": "0" * 64}, {"credential": "x"}, {"proofs": ()}, {"expires": 1e12}, {"challenge": "c_x"}):
+        assert not await process.ceremony.consume(replace(grant, **change))
+    assert await process.ceremony.consume(grant)
+
+
+async def test_an_expired_or_revoked_grant_is_not_spent() -> None:
+    process = Process()
+    grant = (await satisfied(process)).grant
+    revoked = await process.ceremony.revoke(grant.id, by="ann")
+    assert revoked.state is State.REVOKED
+    assert not await process.ceremony.consume(grant)
+    with pytest.raises(NotFoundError):
+        await process.ceremony.revoke(grant.id, by="ann")
+    late = Process()
+    grant = (await satisfied(late)).grant
+    late.clock.wall = grant.expires
+    assert not await late.ceremony.consume(grant)
+    assert late.store.get(CONSENT.id).state is State.EXPIRED
+
+
+async def test_an_unspent_grant_has_no_outcome() -> None:
+    process = Process()
+    await satisfied(process)
+    with pytest.raises(IllegalTransitionError):
+        await process.ceremony.conclude(CONSENT.id, State.COMPLETED)
+
+
+# ------------------------------------------------------------------ waiting
+
+
+async def test_a_wait_ends_at_its_deadline_with_the_challenge_still_pending() -> None:
+    process = Process()
+    await process.ceremony.open(CONSENT)
+    with anyio.fail_after(2):
+        challenge = await process.ceremony.settle(CONSENT.id, until=time.monotonic() + 0.02)
+    assert challenge.state is State.PENDING
+
+
+@pytest.mark.parametrize("end", ["prove", "deny", "cancel"])
+async def test_a_waiter_hears_of_this_process_at_once(end: str) -> None:
+    process = Process()
+    await process.ceremony.open(CONSENT)
+    async with anyio.create_task_group() as group:  # no poller runs
+        with anyio.fail_after(5):
+            group.start_soon(end_it, process.ceremony, end)
+            challenge = await process.ceremony.settle(CONSENT.id, until=time.monotonic() + 60)
+    assert challenge.state is not State.PENDING
+
+
+async def end_it(ceremony: Ceremony, end: str) -> None:
+    if end == "prove":
+        await ceremony.prove(CONSENT.id, "person", ANN)
+    elif end == "deny":
+        await ceremony.deny(CONSENT.id, "person", ANN, "no")
+    else:
+        await ceremony.cancel(CONSENT.id, because="enough")
+
+
+async def test_a_waiter_hears_of_another_process_within_200_ms(tmp_path: Path) -> None:
+    ledger, clock = WorldLedger(), WorldClock(nouns.NOW + 1, time.monotonic)
+    keyring = Keyring.open(tmp_path)
+    here, there = SqlStore.open(tmp_path, keyring), SqlStore.open(tmp_path, keyring)
+    waiting, approving = ceremony_of(here, ledger, clock), ceremony_of(there, ledger, clock)
+    await waiting.open(CONSENT)
+    approved = 0.0
+
+    async def approve() -> None:
+        nonlocal approved
+        await approving.prove(CONSENT.id, "person", ANN)
+        approved = time.monotonic()
+
+    try:
+        async with anyio.create_task_group() as group:
+            await group.start(waiting.run)
+            with anyio.fail_after(10):
+                group.start_soon(approve)
+                challenge = await waiting.settle(CONSENT.id, until=time.monotonic() + 60)
+            heard = time.monotonic()
+            group.cancel_scope.cancel()
+        assert challenge.state is State.SATISFIED
+        assert heard - approved < 0.2
+        grant = challenge.grant
+        assert await approving.consume(grant)
+        assert not await waiting.consume(grant)
+    finally:
+        here.close()
+        there.close()
+
+
+async def test_a_waiter_fails_closed_when_the_store_goes_away() -> None:
+    process = Process()
+    await process.ceremony.open(CONSENT)
+
+    async def lose() -> None:
+        process.store.away = True
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            await group.start(process.ceremony.run)
+            group.start_soon(lose)
+            with pytest.raises(StoreUnavailableError):
+                await process.ceremony.settle(CONSENT.id, until=time.monotonic() + 60)
+            group.cancel_scope.cancel()
+
+
+async def test_what_nobody_asks_for_expires_by_itself() -> None:
+    process = Process()
+    await process.ceremony.open(CONSENT)
+    process.clock.wall = CONSENT.expires
+    recorded, real = anyio.Event(), process.ledger.append
+
+    def append(event: str, fields: Mapping[str, Json]) -> int:
+        recorded.set()
+        return real(event, fields)
+
+    process.ledger.append = append
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            await group.start(process.ceremony.run)
+            await recorded.wait()
+            group.cancel_scope.cancel()
+    assert process.store.get(CONSENT.id).state is State.EXPIRED
+    assert process.ledger.events == ["challenge.opened", "challenge.expired"]
+
+
+async def test_housekeeping_survives_a_store_and_a_ledger_that_are_away_for_a_while() -> None:
+    process = Process()
+    await process.ceremony.open(CONSENT)
+    process.clock.wall = CONSENT.expires
+    process.ledger.away = True
+    async with anyio.create_task_group() as group:
+        await group.start(process.ceremony.run)
+        with anyio.fail_after(5), pytest.raises((LedgerUnavailableError, ChallengeClosedError)):
+            await process.ceremony.prove(CONSENT.id, "person", ANN)
+        process.store.away = True
+        with pytest.raises(StoreUnavailableError):
+            await process.ceremony.grants(CONSENT.digest)
+        process.store.away = process.ledger.away = False
+        fresh = replace(CONSENT, id=f"c_{R2}", nonce=R2, expires=CONSENT.expires + 900)
+        assert (await process.ceremony.open(fresh)).id == fresh.id
+        group.cancel_scope.cancel()

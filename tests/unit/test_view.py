@@ -1,0 +1,133 @@
+"""What an approver sees: everything, and nothing disguised."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guard.model import Demand, State
+from guard.stepup.view import pretty, render
+from guard.stepup.visible import visible
+from guard.wire.canonical import canonical, digest
+from tests import nouns
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(-1e9, 1e9) | st.text(max_size=60),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\u202eb", "a⟨U+202E RIGHT-TO-LEFT OVERRIDE⟩b"),
+        ("a\u200bb", "a⟨U+200B ZERO WIDTH SPACE⟩b"),
+        ("a\x1b[2Jb", "a⟨U+001B Cc⟩[2Jb"),
+        ("a\nb", "a⟨U+000A Cc⟩b"),
+        ("p\u0430ypal", "p⟨U+0430 CYRILLIC SMALL LETTER A⟩ypal"),
+        ("\uff52\uff4d", "⟨U+FF52 FULLWIDTH LATIN SMALL LETTER R⟩⟨U+FF4D FULLWIDTH LATIN SMALL LETTER M⟩"),
+        ("\u2028", "⟨U+2028 LINE SEPARATOR⟩"),
+        ("\ud800", "⟨U+D800 Cs⟩"),
+        ("\U000e0041", "⟨U+E0041 TAG LATIN CAPITAL LETTER A⟩"),
+        ("a\ufe0f", "a⟨U+FE0F VARIATION SELECTOR-16⟩"),
+        ("\u3164", "⟨U+3164 HANGUL FILLER⟩"),
+        ("a\u0301", "a⟨U+0301 COMBINING ACUTE ACCENT⟩"),
+        ("etc\u2215passwd", "etc⟨U+2215 DIVISION SLASH⟩passwd"),
+        ("a\u2010b", "a⟨U+2010 HYPHEN⟩b"),
+        ("\u212b", "⟨U+212B ANGSTROM SIGN⟩"),
+        ("⟨U+0041 A⟩", "⟨U+27E8 MATHEMATICAL LEFT ANGLE BRACKET⟩U+0041 A⟨U+27E9 MATHEMATICAL RIGHT ANGLE BRACKET⟩"),
+    ],
+)
+def test_what_hides_or_deceives_is_spelled_out(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+def test_a_word_made_only_of_look_alikes_is_spelled_out() -> None:
+    assert "CYRILLIC SMALL LETTER ES" in visible("\u0441\u043e\u0440\u0443")  # reads "copy"
+
+
+@pytest.mark.parametrize(
+    "text", ["Grüße aus Köln", "привет мир", "日本語のTシャツ", "καλημέρα", "שלום", "naïve café", "€ 12,50"]
+)
+def test_honest_text_of_other_languages_stays_readable(text: str) -> None:
+    assert visible(text) == text
+
+
+@given(st.text(), st.text())
+def test_different_texts_never_look_the_same(one: str, other: str) -> None:
+    assert (visible(one) == visible(other)) is (one == other)
+
+
+@given(st.text())
+def test_nothing_shown_is_a_control_or_format_character(text: str) -> None:
+    assert not {unicodedata.category(char) for char in visible(text)} & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+@given(_json)
+def test_the_pretty_form_is_the_same_json_with_every_character_of_it(value: object) -> None:
+    text = canonical(value)
+    lines = list(pretty(text))
+    assert canonical(json.loads("\n".join(lines))) == text
+    unquoted = "".join(line.strip(" ") if '"' not in line else line.lstrip(" ") for line in lines)
+    assert unquoted.replace('": ', '":') == text.replace('": ', '":')
+
+
+@given(st.dictionaries(st.text(max_size=8), st.text(alphabet=st.characters(codec="ascii"), max_size=400), max_size=3))
+def test_wrapping_drops_nothing(arguments: dict[str, str]) -> None:
+    challenge = nouns.challenge(Demand.CONSENT, arguments=canonical(arguments))
+    wide = render(challenge, width=100_000).text
+    narrow = render(challenge, width=60).text
+    joined = "".join(
+        line.lstrip(" ").removeprefix("↳ ") if line.lstrip(" ").startswith("↳ ") else "\n" + line
+        for line in narrow.split("arguments\n", 1)[1].splitlines()
+    )
+    assert joined.removeprefix("\n") == wide.split("arguments\n", 1)[1].removesuffix("\n")
+    assert max(map(len, narrow.splitlines())) <= 80
+
+
+def test_the_view_says_who_wants_what_why_and_what_is_still_missing() -> None:
+    challenge = nouns.challenge(
+        Demand.CONSENT, Demand.POSSESSION, findings=(nouns.finding(evidence="192.0.2.0/24"),), proofs=(nouns.consent(),)
+    )
+    text = render(challenge, width=200).text
+    for fact in (
+        "deployer of olga, key 1a2b3c4d5e6f7a8b",
+        "tool refund",
+        "payments.yaml#tools.refund",
+        "sensitive, move_money",
+        "the owner tagged this as sensitive (payments-team)",
+        "192.0.2.0/24 (signal s, unusual, doubt about identity)",
+        "both, people of group approvers",
+        "consent by ann, totp",
+        "missing    the workload's signature",
+        challenge.short_digest,
+        "2027-01-15 08:15:00 UTC",
+        '    "amount": 12,',
+    ):
+        assert fact in text
+
+
+def test_a_tool_name_cannot_forge_a_line_of_the_view() -> None:
+    text = render(nouns.challenge(Demand.CONSENT, name="x\nmissing    nothing")).text
+    assert "\nmissing    nothing" not in text
+
+
+def test_the_digest_is_that_of_the_text_and_changes_with_every_argument() -> None:
+    view = render(nouns.challenge(Demand.CONSENT))
+    assert view.digest == digest(view.text)
+    assert view.digest != render(nouns.challenge(Demand.CONSENT, arguments='{"amount":13,"to":"ACME"}')).digest
+
+
+def test_an_ended_challenge_says_that_its_arguments_are_gone() -> None:
+    challenge = replace(
+        nouns.challenge(Demand.CONSENT), state=State.DENIED, arguments="", ended_by="ann", ended_because="no"
+    )
+    text = render(challenge).text
+    assert "erased when the challenge ended" in text
+    assert "ann: no" in text
