@@ -13,7 +13,7 @@ from typing import Final
 
 from guard.model import Call, Challenge, Classification, Decision, Deny, Finding, Grant, Permit, Requirement
 from guard.reasons import Code, Reason
-from guard.stepup.requirement import required, satisfied
+from guard.requirement import required, satisfied
 
 KINDS: Final = frozenset({"tool", "resource", "prompt", "protocol"})
 

@@ -1,4 +1,4 @@
-"""The requirement table, transcribed row by row, as an oracle for `guard.stepup.requirement`.
+"""The requirement table, transcribed row by row, as an oracle for `guard.requirement`.
 
 Written from the specification and independent of the code: cells are sets of words, not joins of demands, and
 no threshold is shared. Keep it dull: its only virtue is that a reader can hold it against the table.

@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from pathlib import Path
 import anyio
 import pyotp
 from mcp import Client, StdioServerParameters
+from mcp.shared.exceptions import MCPError
 from mcp.types import CallToolResult, TextContent
 from token_key import SoftHsm
 
@@ -211,16 +211,25 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     options.add_argument("--keep", action="store_true", help="leave it running with the commands to try printed")
     keep = options.parse_args().keep
+    broken: list[str] = []
     with tempfile.TemporaryDirectory(prefix="guard-demo-") as folder:
         stage = Stage(Path(folder))
         try:
             stage.build()
             anyio.run(lambda: story(stage, keep=keep))
-        except* (UnexpectedError, OSError, subprocess.SubprocessError) as group:
-            for error in re.sub(r"\n", " ", str(group.exceptions[0])), *_logs(stage):
-                print(f"the story broke off: {error}", file=sys.stderr)
-            return 1
-    return 0
+        except* (UnexpectedError, OSError, subprocess.SubprocessError, MCPError) as group:
+            broken = [f"{type(error).__name__}: {error}" for error in _leaves(group)] + _logs(stage)
+    for line in broken:
+        print(f"the story broke off: {line}", file=sys.stderr)
+    return bool(broken)
+
+
+def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def _logs(stage: Stage) -> list[str]:

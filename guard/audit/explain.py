@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from guard.audit.consistency import RAN
 from guard.audit.export import Reader
 from guard.audit.record import EVENTS, Entry
 from guard.audit.redact import shown
-from guard.audit.verify import RAN
 from guard.errors import NotFoundError
 from guard.model import Json
 from guard.reasons import Code

@@ -136,7 +136,9 @@ class LaneFile:
                 if self.tree.size == known.size:
                     agreed = self.tree.root().hex() == known.root
         if not agreed:
-            raise LedgerUnavailableError(_ADVICE, detail=f"lane {self.name} differs from record {known.size} back")
+            raise LedgerUnavailableError(
+                _ADVICE, detail=f"lane {self.name}: the store knows {known.size} records, and not these"
+            )
         if last:
             try:
                 entry, self.crc = record.read(self.name, last)

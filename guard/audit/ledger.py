@@ -9,6 +9,7 @@ until the disk proves itself again.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -58,10 +59,10 @@ class FileLedger:
         """Write to a resumed lane; use `open`."""
         self._lane, self._lanes, self._clock = lane, lanes, clock
         self._boot = clock.token("b")
-        self._now, self._mono = _seconds(lane.time), clock.mono()
+        self._now, self._mono = _seconds(lane.time), math.inf  # another process's monotonic time does not compare
         self._lock, self._flushing = threading.Lock(), threading.Lock()
         self._first = self._synced = self._head = lane.tree.size
-        self._head_at = self._mono
+        self._head_at = clock.mono()
         self._trouble, self._closed = "", False
         self._round: anyio.Event | None = None
         self._waker: tuple[anyio.Event, anyio.lowlevel.EventLoopToken, int] | None = None
@@ -107,8 +108,8 @@ class FileLedger:
             self._require_healthy()
             now, mono = self._clock.now(), self._clock.mono()
             ahead = (now - self._now) - (mono - self._mono)
-            if now < self._now or (ahead > STEP and self._now):
-                self._write(now, mono, "clock.stepped", {"from": record.rfc3339(self._now), "seconds": round(ahead, 3)})
+            if now < self._now or STEP < ahead < math.inf:
+                self._write(now, mono, "clock.stepped", {"from": record.rfc3339(self._now)})
             seq = self._write(now, mono, event, fields)
         finally:
             self._lock.release()

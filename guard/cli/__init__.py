@@ -68,9 +68,8 @@ def main() -> None:
     """Run the command and turn the guard's errors into exit codes and sentences."""
     try:
         faults.arm()
-        cli(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = cli(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

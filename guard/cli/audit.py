@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import deque
 from pathlib import Path
@@ -35,7 +36,8 @@ def verify_(as_json: bool, file: Path) -> None:
     """
     report = _verified(file)
     click.echo(json.dumps(report.json()) if as_json else report.text())
-    raise click.exceptions.Exit(0 if report.ok else 1)
+    if not report.ok:
+        sys.exit(1)
 
 
 def _verified(file: Path) -> Report:

@@ -15,8 +15,8 @@ from guard.app import Desk, desk
 from guard.cli import options
 from guard.errors import NotFoundError, ProofWrongCallError
 from guard.model import Challenge, Json, State
+from guard.requirement import missing
 from guard.stepup.binding import document
-from guard.stepup.requirement import missing
 from guard.stepup.view import render
 from guard.wire.canonical import call_digest
 
@@ -74,12 +74,12 @@ def show(id: str, file: Path, as_json: bool) -> None:
 def watch(file: Path, as_json: bool) -> None:
     """Print a line for every change of a challenge, until interrupted."""
     with desk(file) as services:
-        seen: dict[str, int] = {}
+        seen = {one.id: one.version for one in services.store.challenges.find() if not one.state.open}
         counter = -1
         while True:
             if (moved := services.store.changed()) != counter:
                 counter = moved
-                for one in services.store.challenges.find(states=frozenset() if seen else frozenset({State.PENDING})):
+                for one in services.store.challenges.find():
                     if seen.get(one.id) != one.version:
                         row = _row(one, services.clock.now())
                         click.echo(json.dumps(row) if as_json else "  ".join(str(row[name]) for name in _COLUMNS))

@@ -15,6 +15,7 @@ import structlog
 from guard.cli import options
 from guard.clock import SystemClock
 from guard.config import load
+from guard.errors import ConfigError
 from guard.signer.settings import SignerSettings, require_pkcs11
 
 if TYPE_CHECKING:
@@ -75,13 +76,21 @@ def _prepare(agent: str, file: Path) -> tuple[SignerSettings, TokenKey]:
 
 
 async def _until_told(service: Signer) -> None:
-    """Run until SIGTERM or SIGINT, or until the service gives up."""
+    """Run until SIGTERM or SIGINT, or until the service gives up.
+
+    Raises:
+        ConfigError: the service gave up; raised here, for a task group would wrap it in a group.
+    """
+    mistake: ConfigError | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_stop_on_signal, tasks.cancel_scope)
         try:
             await service.run()
-        finally:
-            tasks.cancel_scope.cancel()
+        except ConfigError as error:
+            mistake = error
+        tasks.cancel_scope.cancel()
+    if mistake is not None:
+        raise mistake
 
 
 async def _stop_on_signal(scope: anyio.CancelScope) -> None:

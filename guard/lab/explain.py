@@ -12,7 +12,7 @@ from guard.errors import ConfigError, WireError
 from guard.model import Band, Call, Classification, Doubt, Finding, Json, Principal, Requirement, Source
 from guard.policy.classify import PolicySet, classify
 from guard.reasons import Code, Reason
-from guard.stepup.requirement import required
+from guard.requirement import required
 from guard.wire.canonical import call_digest, canonical, canonical_uri
 from guard.wire.strict import read
 

@@ -22,6 +22,7 @@ HEAD_LIMIT: Final = 64 * 1024
 BUFFER_LIMIT: Final = 256 * 1024
 """Bytes of an answer kept for a slow caller before reading pauses."""
 _INFORMATIONAL: Final = range(100, 200)
+_FINAL: Final = range(200, 600)
 _BODILESS: Final = frozenset({204, 304})
 
 
@@ -186,6 +187,9 @@ class Connection(asyncio.Protocol):
         if status in _INFORMATIONAL:
             self.headers = []
             return
+        if status not in _FINAL:
+            message = f"status {status}"
+            raise ValueError(message)
         self.status, self._head_done = status, True
         names = {name for name, _ in self.headers}
         self._until_close = status not in _BODILESS and not names & {b"content-length", b"transfer-encoding"}

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from guard.model import Principal, Source
 from guard.wire.decode import Message
 from guard.wire.era import Era
-
-from guard.model import Principal, Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

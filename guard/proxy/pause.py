@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from guard.model import Challenge, Deny, Json
 from guard.reasons import Code, Reason
-from guard.stepup.requirement import missing
+from guard.requirement import missing
 
 _QUIET = frozenset({Code.STEP_UP_PENDING})
 

@@ -40,8 +40,8 @@ from guard.proxy.journal import Journal, Judged, reasons_json
 from guard.proxy.memory import Memory
 from guard.proxy.pause import challenge_object, paused_text, refused_text
 from guard.reasons import Code, Reason
+from guard.requirement import counterfactual
 from guard.stepup.ceremony import Ceremony
-from guard.stepup.requirement import counterfactual
 from guard.wire import reply
 from guard.wire.canonical import call_digest, canonical
 from guard.wire.decode import Request, Response
@@ -261,7 +261,8 @@ class Pipeline:
         await self._identifier.recheck(call.principal)
         if exchange.gone:
             return False
-        if decision.grant is None:
+        if decision.grant is None:  # what it needed proof for is gone
+            self._journal.decided(judged, decision)
             await self._forward(call, exchange)
             return True
         await self._journal.intend(judged, decision.grant)

@@ -124,6 +124,7 @@ class Ceremony:
                 if newest.state.open and (changed := _changed_terms(newest, challenge)):
                     await self._apply(newest, Staled(f"{changed} changed since this was opened"))
                 elif newest.state.open:
+                    self._ledger.append("challenge.joined", records.identity(newest) | {"call_id": call_id})
                     return newest
                 continue
             now = self._clock.now()

@@ -27,8 +27,8 @@ from guard.errors import (
 )
 from guard.model import Challenge, Json, Proof, ProofClass, State
 from guard.reasons import Code
+from guard.requirement import missing, satisfied
 from guard.stepup import records
-from guard.stepup.requirement import missing, satisfied
 
 # ------------------------------------------------------------------ events
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from guard.model import Challenge, Finding, Proof, ProofClass
-from guard.stepup.requirement import missing
+from guard.requirement import missing
 from guard.stepup.visible import visible
 from guard.wire.canonical import digest
 

@@ -19,7 +19,7 @@ import anyio.to_thread
 import structlog
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
@@ -223,19 +223,29 @@ async def _body(request: Request) -> dict[str, Json]:
     """The JSON object of a request: small, typed, and every member a text."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise WireError("the body must be application/json", reason=Code.MEDIA_TYPE)
-    raw = bytearray()
-    async with aclosing(request.stream()) as chunks:
-        async for chunk in chunks:
-            raw += chunk
-            if len(raw) > BODY_BYTES:
-                raise WireError("the body is too large", reason=Code.TOO_LARGE)
     try:
-        body: object = json.loads(bytes(raw), object_pairs_hook=_once)
+        body: object = json.loads(await _read(request), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise WireError("the body is not one JSON object", detail=str(error)) from error
     if not isinstance(body, dict) or not all(isinstance(value, str) for value in body.values()):
         raise WireError("the body is not a JSON object of texts")
     return body
+
+
+async def _read(request: Request) -> bytes:
+    """The body, unless it says or turns out to be too large."""
+    announced, raw = request.headers.get("content-length", "0"), bytearray()
+    if announced.isascii() and announced.isdigit() and int(announced) > BODY_BYTES:
+        raise WireError("the body is too large", reason=Code.TOO_LARGE)
+    try:
+        async with aclosing(request.stream()) as chunks:
+            async for chunk in chunks:
+                raw += chunk
+                if len(raw) > BODY_BYTES:
+                    raise WireError("the body is too large", reason=Code.TOO_LARGE)
+    except ClientDisconnect as error:
+        raise WireError("the body ended early") from error
+    return bytes(raw)
 
 
 def _once(pairs: list[tuple[str, Json]]) -> Mapping[str, Json]:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 
 from guard.model import Challenge, Json, State
+from guard.requirement import missing
 from guard.stepup.binding import document
-from guard.stepup.requirement import missing
 
 
 def describe(challenge: Challenge, *, now: float, audience: str = "") -> dict[str, Json]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from guard.audit.record import line
 from guard.errors import (
     ChallengeClosedError,
     IllegalTransitionError,
@@ -107,7 +108,7 @@ async def test_the_same_call_on_the_same_terms_joins_the_open_challenge() -> Non
     await process.ceremony.open(CONSENT)
     joined = await process.other().ceremony.open(replace(CONSENT, id=f"c_{R2}", nonce=R2))
     assert joined.id == CONSENT.id
-    assert process.ledger.events == ["challenge.opened"]
+    assert process.ledger.events == ["challenge.opened", "challenge.joined"]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ async def test_the_loser_of_a_race_to_open_joins_and_its_record_is_closed() -> N
 
     ledger.append = append_late
     assert (await process.ceremony.open(CONSENT)).id == rival.id
-    assert ledger.events == ["challenge.opened", "challenge.cancelled"]
+    assert ledger.events == ["challenge.opened", "challenge.cancelled", "challenge.joined"]
 
 
 # ------------------------------------------------------------------ proving and denying
@@ -332,6 +333,22 @@ async def test_an_unspent_grant_has_no_outcome() -> None:
     await satisfied(process)
     with pytest.raises(IllegalTransitionError):
         await process.ceremony.conclude(CONSENT.id, State.COMPLETED)
+
+
+async def test_every_record_of_a_ceremony_is_one_the_ledger_takes() -> None:
+    process = Process()
+    two = nouns.challenge(Demand.TWO_PEOPLE, findings=(nouns.finding(),))
+    await satisfied(process, two)
+    await process.ceremony.open(replace(two, id=f"c_{R2}", nonce=R2))
+    with pytest.raises(ProofInvalidError):
+        await process.ceremony.prove(two.id, "person", {"as": "bob", "code": "wrong"})
+    grant = (await process.ceremony.prove(two.id, "person", {"as": "bob"})).grant
+    await process.ceremony.consume(grant, call_id="k_1")
+    other = replace(two, id="c_" + "Y" * 22, digest="7" * 64)
+    await process.ceremony.open(other)
+    await process.ceremony.deny(other.id, "person", ANN, "no")
+    for number, (event, fields) in enumerate(process.ledger.records):
+        assert line(number, nouns.NOW, 0.0, "boot", event=event, fields=fields)
 
 
 # ------------------------------------------------------------------ waiting

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
@@ -139,6 +140,18 @@ def test_a_clock_set_back_between_two_processes_is_on_record(
         clock.wall -= 60
     assert events_of(tmp_path) == ["call.rejected", "ledger.sealed", "clock.stepped", "call.rejected", "ledger.sealed"]
     assert verify(tmp_path, lanes.all()).ok
+
+
+def test_time_between_two_processes_is_no_step_of_the_clock(
+    tmp_path: Path, lanes: MemoryLanes, clock: HandClock
+) -> None:
+    for _ in range(2):
+        ledger = FileLedger.open(tmp_path, lanes, clock)
+        _write(ledger, 1)
+        ledger.close()
+        clock.wall += 86_400
+        clock.monotonic = 5.0
+    assert "clock.stepped" not in events_of(tmp_path)
 
 
 # ------------------------------------------------------------------ crashes and old copies
@@ -459,7 +472,7 @@ async def test_the_background_brings_records_nobody_waits_for_to_the_store(
                 else:
                     _write(ledger, 3)
                 while (known := lanes.get("0001")) is None or known.size < size:
-                    await anyio.sleep(0.001)
+                    await anyio.lowlevel.checkpoint()
             group.cancel_scope.cancel()
     ledger.close()
     assert verify(tmp_path, lanes.all()).ok
@@ -479,12 +492,12 @@ async def test_the_background_lifts_the_refusal_once_the_disk_answers_again(
             await group.start(ledger.run)
             _write(ledger, 1)
             while not ledger._trouble:
-                await anyio.sleep(0.001)
+                await anyio.lowlevel.checkpoint()
             with pytest.raises(LedgerUnavailableError):
                 _write(ledger, 1)
             broken.unlink()
             while ledger._trouble:
-                await anyio.sleep(0.001)
+                await anyio.lowlevel.checkpoint()
             _write(ledger, 1)
             group.cancel_scope.cancel()
     ledger.close()

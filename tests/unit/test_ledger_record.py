@@ -107,7 +107,7 @@ def test_texts_of_times_sort_as_the_times_do(one: float, other: float) -> None:
     ],
 )
 def test_what_is_no_record_is_refused_in_words(line: bytes) -> None:
-    with pytest.raises(ValueError, match="^(it|a member|seq|NaN)"):
+    with pytest.raises(ValueError, match=r"^(it|a member|seq|NaN)"):
         record.read("0001", line)
 
 

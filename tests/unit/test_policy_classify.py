@@ -19,7 +19,7 @@ from guard.policy.reading import read
 from guard.policy.tree import Place
 from guard.policy.vocabulary import EFFECTS
 from guard.reasons import Code
-from guard.stepup.requirement import required
+from guard.requirement import required
 
 NOW = 1_795_000_000.0
 

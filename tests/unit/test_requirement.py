@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from guard.model import Band, Classification, Demand, Doubt, Finding, Proof, Requirement, Sensitivity
 from guard.reasons import Code, Reason
-from guard.stepup.requirement import counterfactual, missing, parse, required, satisfied
+from guard.requirement import counterfactual, missing, parse, required, satisfied
 from tests import nouns, reference
 
 C, P, TWO, UP = Demand.CONSENT, Demand.POSSESSION, Demand.TWO_PEOPLE, Demand.STEP_UP
