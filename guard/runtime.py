@@ -6,10 +6,8 @@ and one of the two fronts around a `guard.app.Desk`.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 
@@ -17,14 +15,14 @@ import anyio
 import structlog
 from starlette.applications import Starlette
 
-from guard import __version__
+from guard import __version__, oplog
 from guard.app import Desk
 from guard.audit.recovery import recover
 from guard.config import Config
 from guard.drift.assess import Assessor
 from guard.drift.network import NetworkSignal
 from guard.drift.profile import Profiles
-from guard.errors import ConfigError, IdentityError, StoreUnavailableError
+from guard.errors import ConfigError, IdentityError, LedgerUnavailableError, StoreUnavailableError
 from guard.identity.keys import KeyIdentifier
 from guard.model import Principal
 from guard.policy.directory import PolicyDirectory, Refresh
@@ -105,7 +103,8 @@ class Engine:
             group.cancel_scope.cancel()
         with suppress(StoreUnavailableError):
             self._memory.save()
-        desk.ledger.append("guard.stopped", {"front": what, "pid": os.getpid()})
+        with suppress(LedgerUnavailableError):
+            desk.ledger.append("guard.stopped", {"front": what, "pid": os.getpid()})
 
     def api(self, *, local: bool) -> Starlette:
         """The API application of one listener."""
@@ -156,7 +155,11 @@ class Engine:
         """Take changed policy files when all are right, and say so."""
         while True:
             await anyio.sleep(_REREAD)
-            self._tell_policy(await anyio.to_thread.run_sync(self._directory.refresh))
+            refresh = await anyio.to_thread.run_sync(self._directory.refresh)
+            try:
+                self._tell_policy(refresh)
+            except LedgerUnavailableError as error:  # the policies are in force; calls that need the ledger are refused
+                log.error("policy.unrecorded", detail=error.detail)  # noqa: TRY400
 
     def _tell_policy(self, refresh: Refresh) -> None:
         revision, ledger = self._directory.current.revision, self._desk.ledger
@@ -182,7 +185,7 @@ def serve(config: Config) -> int:
     if not by_url:
         message = "no server with a url is configured; one with a command is served by `guard run NAME`"
         raise ConfigError(message, file=config.file)
-    log_to_stderr(config)
+    oplog.to_stderr(config.log_level)
     for name in sorted(config.servers.keys() - set(by_url)):
         log.warning("server.skipped", server=name, remedy=f"it has a command: reach it with `guard run {name}`")
     desk = Desk(config)
@@ -252,7 +255,7 @@ def run(config: Config, name: str, key: str) -> int:
     if named is not None and named.url:
         message = f"server {name} has a url: serve it with `guard serve` and connect to /mcp/{name}"
         raise ConfigError(message, file=config.file)
-    log_to_stderr(config)
+    oplog.to_stderr(config.log_level)
     desk = Desk(config)
     try:
         return anyio.run(_run, desk, name, key, backend_options={"use_uvloop": True})
@@ -315,26 +318,3 @@ async def _watch_key(
             return
         except StoreUnavailableError:
             continue
-
-
-# ------------------------------------------------------------------ operational log
-
-
-def log_to_stderr(config: Config) -> None:
-    """Structured operational logs on stderr: lines for a terminal, JSON otherwise."""
-    level = logging.getLevelNamesMapping()[config.log_level.upper()]
-    pretty = sys.stderr.isatty()
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if pretty else [structlog.processors.format_exc_info]),
-            structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    for name in ("uvicorn", "uvicorn.error", "httpx2"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)

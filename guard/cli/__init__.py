@@ -10,7 +10,7 @@ import sys
 
 import click
 
-from guard import __version__, faults
+from guard import __version__, faults, oplog
 from guard.errors import ConfigError, GuardError
 
 _VERBS = {
@@ -68,6 +68,7 @@ def main() -> None:
     """Run the command and turn the guard's errors into exit codes and sentences."""
     try:
         faults.arm()
+        oplog.to_stderr("warning")
         code = cli(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:

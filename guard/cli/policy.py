@@ -9,7 +9,9 @@ from pathlib import Path
 
 import click
 
+from guard.app import desk
 from guard.config import IRREVERSIBLE, Config, load
+from guard.errors import NotFoundError
 from guard.lab.check import check as check_folder
 from guard.lab.explain import explain as explain_call
 from guard.policy.directory import PolicyDirectory
@@ -94,6 +96,29 @@ def explain(call: Path, file: Path, as_json: bool) -> None:
     raw = sys.stdin.buffer.read() if str(call) == "-" else call.read_bytes()
     found = explain_call(policies, raw, file=str(call), irreversible=irreversible, now=time.time())
     click.echo(json.dumps(found.data(), indent=2) if as_json else "\n".join(found.lines()))
+
+
+@policy.command()
+@click.argument("server")
+@click.argument("tool", default="")
+@_config
+def pin(server: str, tool: str, file: Path) -> None:
+    """Accept the tool definitions seen last from SERVER, for one TOOL or for all of them.
+
+    A tool whose definition changed since it was pinned needs a person's consent until this is done.
+    """
+    with desk(file) as services:
+        changed = [pin for pin in services.store.pins.all(server) if pin.pinned != pin.seen and tool in {"", pin.tool}]
+        if not changed:
+            message = f"no tool of {server} differs from its pin" if not tool else f"{tool} of {server} is as pinned"
+            raise NotFoundError(message)
+        for one in changed:
+            services.ledger.append(
+                "tool.pinned", {"server": server, "tool": one.tool, "pinned": one.seen, "before": one.pinned}
+            )
+        services.store.pins.accept(server, tool)
+    for one in changed:
+        click.echo(one.tool)
 
 
 @policy.command()

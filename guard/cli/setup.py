@@ -184,7 +184,7 @@ def _layout(services: Desk) -> Iterator[Check]:
     if stdio:
         yield Check(
             "warning",
-            f"{', '.join(stdio)}: tool server and agent run as the guard's own user {os.getuid()} and can reach its keys",
+            f"{', '.join(stdio)}: tool server and agent run as the guard's user {os.getuid()} and can reach its keys",
             "run the guard as another user and serve by URL, or set [proxy] refuse_same_uid = true",
         )
     if not services.config.servers:

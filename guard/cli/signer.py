@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 import click
-import structlog
 
+from guard import oplog
 from guard.cli import options
 from guard.clock import SystemClock
 from guard.config import load
@@ -40,7 +39,7 @@ def run(agent: str, file: Path) -> None:
     settings, key = _prepare(agent, file)
     from guard.signer.service import Signer  # noqa: PLC0415 - the PKCS#11 binding is optional
 
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    oplog.to_stderr()
     if settings.pin_file.exists() and settings.pin_file.stat().st_mode & 0o077:
         options.note(f"other users may read {settings.pin_file}: chmod 600 it")
     try:

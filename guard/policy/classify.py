@@ -142,6 +142,9 @@ def _settled(policy: Policy, entries: tuple[Entry, ...], revision: str) -> Class
 
 def _tagged(policy: Policy, entry: Entry, revision: str) -> Classification:
     """What one entry says before its rules."""
+    reasons = [Reason(_TAGS[entry.sensitivity], policy.owner, entry.reason)]
+    if entry.demands:
+        reasons.append(Reason(Code.REQUIRED, policy.owner, ", ".join(sorted(entry.demands))))
     return Classification(
         sensitivity=entry.sensitivity,
         effects=entry.effects,
@@ -152,7 +155,7 @@ def _tagged(policy: Policy, entry: Entry, revision: str) -> Classification:
         revision=revision,
         owner=policy.owner,
         log=entry.log,
-        reasons=(Reason(_TAGS[entry.sensitivity], policy.owner, entry.reason),),
+        reasons=tuple(reasons),
     )
 
 

@@ -14,7 +14,7 @@ import anyio
 import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from guard.errors import WireError
+from guard.errors import UnavailableError, WireError
 from guard.model import Json
 from guard.ports import Ledger, Pin, Pins, Redactor
 from guard.wire.canonical import definition_digest
@@ -33,6 +33,7 @@ class Catalogue:
         self._pinned: dict[tuple[str, str], str] = {}
         self._seen: dict[tuple[str, str], str] = {}
         self._destructive: set[tuple[str, str]] = set()
+        self._reported: set[Pin] = set()
         self._send: MemoryObjectSendStream[tuple[str, dict[str, str]]]
         self._receive: MemoryObjectReceiveStream[tuple[str, dict[str, str]]]
         self._send, self._receive = anyio.create_memory_object_stream[tuple[str, dict[str, str]]](64)
@@ -84,16 +85,22 @@ class Catalogue:
         """Persist what was observed; runs until cancelled."""
         async for server, definitions in self._receive:
             see = partial(self._pins.see, server, definitions)
-            for pin in await anyio.to_thread.run_sync(see):
-                self._report(pin)
+            try:
+                for pin in await anyio.to_thread.run_sync(see):
+                    self._report(pin)
+            except UnavailableError as error:  # seen again with the next list; in memory it counts already
+                log.warning("catalogue.unsaved", server=server, detail=error.detail)
 
     def _report(self, pin: Pin) -> None:
-        """Record a changed definition; the pin of another process may be older than ours."""
+        """Record a changed definition once; the pin of another process may be older than ours."""
         self._pinned[pin.server, pin.tool] = pin.pinned
+        if pin in self._reported:
+            return
         tool = self._redactor.text(pin.tool)
         self._ledger.append(
             "tool.changed", {"server": pin.server, "tool": tool, "pinned": pin.pinned, "seen": pin.seen}
         )
+        self._reported.add(pin)
         log.warning(
             "tool.changed",
             server=pin.server,

@@ -23,11 +23,13 @@ def url_of(challenge: Challenge, public_url: str) -> str:
 def paused_text(challenge: Challenge, public_url: str, now: float) -> str:
     """What the agent reads at the floor of the pause ladder; the first URL is the challenge's."""
     minutes = max(1, round((challenge.expires - now) / 60))
+    wanting = missing(challenge.requirement, challenge.proofs)
     return (
-        f"PAUSED, not executed: {challenge.name} on {challenge.server} needs {missing(challenge.requirement, challenge.proofs)}"
+        f"PAUSED, not executed: {challenge.name} on {challenge.server} needs {wanting}"
         f" because {sentence(challenge.reasons)}. "
-        f"Ask for it at {url_of(challenge, public_url)} (id {challenge.id}, digest {challenge.short_digest}). "
-        f"Then repeat exactly this call, same tool and same arguments, after about 30 seconds; it will run once. "
+        f"Tell the person in charge: {url_of(challenge, public_url)} (or `guard challenge show {challenge.id}`),"
+        f" digest {challenge.short_digest}. "
+        "Then repeat exactly this call, same tool and same arguments, after about 30 seconds; it will run once. "
         f"Any change starts over. The request stays open for {minutes} min."
     )
 

@@ -21,7 +21,7 @@ from typing import Final
 from guard.errors import WireError
 from guard.model import Json
 from guard.reasons import Code
-from guard.wire.decode import CAPABILITIES_KEY, MODERN_VERSIONS, VERSION_KEY
+from guard.wire.decode import MODERN_VERSIONS, VERSION_KEY
 from guard.wire.message import Message, Notification, Request, Response
 from guard.wire.methods import INVALID_PARAMS, METHODS
 
@@ -69,14 +69,6 @@ def check_headers(headers: Sequence[tuple[bytes, bytes]], message: Message) -> E
     except WireError as error:
         error.request_id = message.id if isinstance(message, Request) else None
         raise
-
-
-def client_capabilities(message: Message) -> Mapping[str, Json]:
-    """What the client declared on this very message: in `_meta`, or in `initialize`; {} when nothing."""
-    found = _meta(message).get(CAPABILITIES_KEY)
-    if found is None and isinstance(message, Request) and message.method == "initialize":
-        found = message.params.get("capabilities")
-    return found if isinstance(found, Mapping) else {}
 
 
 def client_name(message: Message) -> str:

@@ -15,7 +15,7 @@ from guard.errors import WireError
 from guard.model import Json
 from guard.reasons import Code
 from guard.wire.decode import Message, decode
-from guard.wire.era import Era, check_headers, client_capabilities, client_name, era_of
+from guard.wire.era import Era, check_headers, client_name, era_of
 
 MODERN: Mapping[str, Json] = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
@@ -173,11 +173,8 @@ def test_no_modern_request_passes_that_the_sdk_would_refuse(headers: dict[str, s
     assert isinstance(sdk, InboundModernRoute)
 
 
-def test_capabilities_are_those_of_this_very_message() -> None:
-    assert client_capabilities(modern()) == {"elicitation": {"url": {}}}
-    assert client_capabilities(request()) == {}
+def test_a_legacy_client_names_itself_when_it_initializes() -> None:
     hello = request("initialize", capabilities={"roots": {}}, clientInfo={"name": "old"}, protocolVersion="2025-11-25")
-    assert client_capabilities(hello) == {"roots": {}}
     assert client_name(hello) == "old"
 
 
