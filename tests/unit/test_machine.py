@@ -86,7 +86,7 @@ def test_every_pair_of_state_and_event_is_legal_or_refused(state: State, event: 
 
 
 @pytest.mark.parametrize("challenge", [PENDING, SATISFIED], ids=["pending", "satisfied"])
-@pytest.mark.parametrize("event", EVENTS.keys() - {"expired", "completed"})
+@pytest.mark.parametrize("event", sorted(EVENTS.keys() - {"expired", "completed"}))
 @pytest.mark.parametrize("late", [NOW + 900, NOW + 1e9, float("nan")])
 def test_past_its_time_a_challenge_can_only_expire(challenge: Challenge, event: str, late: float) -> None:
     with pytest.raises(ChallengeClosedError) as refused:

@@ -134,7 +134,11 @@ async def test_an_agents_key_opens_nothing_on_the_console(path: str, door: House
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("credential", ["", "Basic YTpi", "Bearer", "Bearer nonsense", f"Bearer {new_key()}"])
+@pytest.mark.parametrize(
+    "credential",
+    ["", "Basic YTpi", "Bearer", "Bearer nonsense", f"Bearer {new_key()}"],
+    ids=["nothing", "basic", "empty", "nonsense", "unknown key"],
+)
 async def test_nobody_opens_nothing_on_the_console(credential: str, door: House) -> None:
     async with door.client(local=False, **({"authorization": credential} if credential else {})) as client:
         answer = await client.get("/v1/challenges")
