@@ -39,7 +39,7 @@ _MAX_OPEN: Final = 1_024
 _EXPIRY_CHECK: Final = 1.0
 _GRACE_CANCELLED: Final = 2.0
 _GRACE_LAST_LINES: Final = 0.5
-_GRACE_ANSWERS: Final = 0.8
+_GRACE_ANSWERS: Final = 0.7
 _GRACE_HANDLERS: Final = 0.2
 
 log = structlog.get_logger()

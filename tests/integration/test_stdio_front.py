@@ -263,7 +263,7 @@ async def test_the_cancellation_of_a_forwarded_call_is_forwarded_and_its_late_an
 ) -> None:
     gate = Gate()
     async with connected(config_for(journal), gate, journal) as agent:
-        await agent.call(1, "slow", seconds=0.1)
+        await agent.call(1, "slow", seconds=0.5)
         await agent.cancel(1)
         assert (await agent.read())["id"] == 1
     assert {"notification": "notifications/cancelled", "params": {"requestId": 1}} in agent.journal()

@@ -3,6 +3,9 @@
     journal_server.py --journal FILE                 MCP over stdio
     journal_server.py --journal FILE --http PORT     MCP over HTTP, JSON answers to POST /mcp (0: prints its port)
 
+Over HTTP `initialize` begins a session, and GET /mcp is an event stream that lasts until the client leaves.
+With `--words FILE` (a JSON object) tools are described in its words, read for every tools/list.
+
 Each tools/call appends one JSON line {"tool", "arguments", "id"} to the journal before it is answered. Tools:
 
     note       public-looking: answers with its arguments
@@ -28,6 +31,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -49,8 +53,8 @@ class Journal:
 class Server:
     """Answers MCP messages; `write` sends a line of its own accord (stdio only)."""
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+    def __init__(self, journal: Journal, words: Path | None = None) -> None:
+        self._journal, self._words = journal, words
         self._lock = threading.Lock()
 
     def write(self, line: str) -> None:
@@ -72,7 +76,8 @@ class Server:
             self._journal.note(tool=params["name"], arguments=params.get("arguments", {}), id=message["id"])
             result = self.call(params["name"], params.get("arguments", {}))
         elif method == "tools/list":
-            result = {"tools": [describe(name) for name in TOOLS]}
+            words = json.loads(self._words.read_text()) if self._words and self._words.exists() else {}
+            result = {"tools": [describe(name, words.get(name, f"{name} for tests")) for name in TOOLS]}
         elif method in {"initialize", "server/discover"}:
             result = {
                 "protocolVersion": params.get("protocolVersion", "2025-11-25"),
@@ -110,9 +115,9 @@ class Server:
         return {"content": [{"type": "text", "text": text}], "isError": failed}
 
 
-def describe(name: str) -> dict[str, Any]:
+def describe(name: str, words: str) -> dict[str, Any]:
     """One tool as tools/list shows it."""
-    tool = {"name": name, "description": f"{name} for tests", "inputSchema": {"type": "object"}}
+    tool = {"name": name, "description": words, "inputSchema": {"type": "object"}}
     return tool | ({"annotations": {"destructiveHint": True}} if name == "wipe" else {})
 
 
@@ -144,14 +149,25 @@ def serve_http(server: Server, port: int) -> None:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            reply = server.take(json.loads(body)) if self.path == "/mcp" else None
+            message = json.loads(body)
+            reply = server.take(message) if self.path == "/mcp" else None
             data = b"" if reply is None else json.dumps(reply).encode()
             self.send_response(404 if self.path != "/mcp" else 200 if data else 202)
             if data:
                 self.send_header("Content-Type", "application/json")
+            if message.get("method") == "initialize":
+                self.send_header("Mcp-Session-Id", uuid.uuid4().hex)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
+
+        def do_GET(self) -> None:
+            self.close_connection = True
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.end_headers()
+            self.wfile.write(b": alive\n\n")
+            self.connection.recv(1)
 
         def log_message(self, *_: object) -> None:
             return
@@ -168,8 +184,9 @@ def main() -> None:
     cli.add_argument("--journal", type=Path, required=True)
     cli.add_argument("--http", type=int, metavar="PORT")
     cli.add_argument("--stubborn", action="store_true", help="stdio: ignore SIGTERM and the end of the input")
+    cli.add_argument("--words", type=Path, help="JSON file: descriptions of tools by name")
     args = cli.parse_args()
-    server = Server(Journal(args.journal))
+    server = Server(Journal(args.journal), args.words)
     if args.http is None:
         serve_stdio(server, stubborn=args.stubborn)
     else:
