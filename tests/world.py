@@ -96,7 +96,7 @@ class World:
         self.words, self._armed = folder / "words.json", folder / "armed"
         self._hold, self._more = hold, more
         self._people, self._started = 0, 0
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._tools: subprocess.Popen[bytes] | None = None
         self._guards: list[Guard] = []
         self.journal.touch()
         (folder / "tool_policies").mkdir()
@@ -115,9 +115,9 @@ class World:
             guard.close()
             if error is not None:
                 sys.stderr.write(f"--- {guard.log.name}\n{guard.log.read_text()}")
-        for process in self._processes:
-            process.kill()
-            process.communicate()
+        if self._tools is not None:
+            self._tools.kill()
+            self._tools.communicate()
 
     # ------------------------------------------------------------------ what the owner writes
 
@@ -193,7 +193,7 @@ class World:
         if fault:
             environment |= {"GUARD_FAULT": fault, "GUARD_TESTING": "1", "GUARD_FAULT_FILE": str(self._armed)}
         with self._log.open("wb") as log:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 [GUARD, verb, *words, "--config", str(file)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -201,16 +201,12 @@ class World:
                 cwd=self.folder,
                 env=environment,
             )
-        self._processes.append(process)
-        return process
 
     def _serve_tools(self) -> str:
-        process = subprocess.Popen(
-            [sys.executable, JOURNAL_SERVER, *self._journalled, "--http", "0"], stdout=subprocess.PIPE
-        )
-        self._processes.append(process)
-        assert process.stdout is not None
-        return f"http://127.0.0.1:{int(process.stdout.readline())}/mcp"
+        command = [sys.executable, JOURNAL_SERVER, *self._journalled, "--http", "0"]
+        self._tools = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert self._tools.stdout is not None
+        return f"http://127.0.0.1:{int(self._tools.stdout.readline())}/mcp"
 
     # ------------------------------------------------------------------ faults
 

@@ -52,26 +52,33 @@ def schema() -> dict[str, Json]:
         "effects": _one_or_many(_ref("effect")),
         "require": _one_or_many(_ref("requirement")),
     }
-    entry: dict[str, dict[str, Json]] = {
-        **tags,
-        "approvers": {"type": "string", "pattern": _GROUP},
-        "log": {"anyOf": [_text(), {"type": "array", "items": _text()}]},
-        "reason": _text(),
-        "review": {"type": "boolean"},
-        "rules": {"type": "array", "items": _ref("rule")},
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "guard tool policy",
+        "description": "What the owner of one MCP tool server says about its tools, resources and prompts.",
+        **_object(FILE_KEYS, _file(), "server"),
+        "$defs": {
+            "sensitivity": _choice(SENSITIVITY_MEANING),
+            "effect": _choice(EFFECTS),
+            "requirement": _choice(REQUIREMENT_MEANING),
+            "default": _object(DEFAULT_KEYS, tags),
+            "entry": _object(ENTRY_KEYS, tags | _entry()),
+            "rule": {
+                **_object(RULE_KEYS, tags | _rule()),
+                "anyOf": [{"required": [key]} for key in ("sensitivity", "require", "effects")],
+            },
+            "window": _object(WINDOW_KEYS, _window(), "zone"),
+        },
     }
-    window = {
-        "zone": _text(),
-        "days": _text(examples=["mon-fri"]),
-        "hours": _text(pattern="^[0-2][0-9]:[0-5][0-9]-[0-2][0-9]:[0-5][0-9]$", examples=["08:00-18:00"]),
-        "dates": _text(examples=["2026-12-20..2027-01-06"]),
-    }
+
+
+def _file() -> dict[str, dict[str, Json]]:
     entries: dict[str, Json] = {
         "type": "object",
         "propertyNames": {"minLength": 1, "maxLength": MAX_PATTERN},
         "additionalProperties": _ref("entry"),
     }
-    file: dict[str, dict[str, Json]] = {
+    return {
         "server": {"type": "string", "pattern": _NAME},
         "owner": _text(),
         "approvers": {"type": "string", "pattern": _GROUP},
@@ -84,26 +91,28 @@ def schema() -> dict[str, Json]:
         },
         **dict.fromkeys(KINDS, entries),
     }
-    rule: dict[str, dict[str, Json]] = {
-        **tags,
-        "when": {"type": "string", "minLength": 1, "maxLength": 1000},
-        "reason": _text(),
-    }
+
+
+def _entry() -> dict[str, dict[str, Json]]:
+    """What an entry may say beside its tags."""
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "guard tool policy",
-        "description": "What the owner of one MCP tool server says about its tools, resources and prompts.",
-        **_object(FILE_KEYS, file, "server"),
-        "$defs": {
-            "sensitivity": _choice(SENSITIVITY_MEANING),
-            "effect": _choice(EFFECTS),
-            "requirement": _choice(REQUIREMENT_MEANING),
-            "default": _object(DEFAULT_KEYS, tags),
-            "entry": _object(ENTRY_KEYS, entry),
-            "rule": {
-                **_object(RULE_KEYS, rule),
-                "anyOf": [{"required": [key]} for key in ("sensitivity", "require", "effects")],
-            },
-            "window": _object(WINDOW_KEYS, window, "zone"),
-        },
+        "approvers": {"type": "string", "pattern": _GROUP},
+        "log": {"anyOf": [_text(), {"type": "array", "items": _text()}]},
+        "reason": _text(),
+        "review": {"type": "boolean"},
+        "rules": {"type": "array", "items": _ref("rule")},
+    }
+
+
+def _rule() -> dict[str, dict[str, Json]]:
+    """What a rule may say beside its tags."""
+    return {"when": {"type": "string", "minLength": 1, "maxLength": 1000}, "reason": _text()}
+
+
+def _window() -> dict[str, dict[str, Json]]:
+    return {
+        "zone": _text(),
+        "days": _text(examples=["mon-fri"]),
+        "hours": _text(pattern="^[0-2][0-9]:[0-5][0-9]-[0-2][0-9]:[0-5][0-9]$", examples=["08:00-18:00"]),
+        "dates": _text(examples=["2026-12-20..2027-01-06"]),
     }
