@@ -59,6 +59,12 @@ class Listener(_Strict):
             raise ValueError(message)
         return self
 
+    def below(self, base: Path) -> Self:
+        """The listener with its files' paths taken relative to a folder."""
+        if self.tls_cert is None or self.tls_key is None:
+            return self
+        return self.model_copy(update={"tls_cert": base / self.tls_cert, "tls_key": base / self.tls_key})
+
     @property
     def host(self) -> str:
         """The address without brackets."""
@@ -240,7 +246,14 @@ def load(file: Path) -> Config:
         message = "\n".join([_say(e["loc"], e["type"], e["msg"]), *lines])
         raise ConfigError(message, file=file, line=line, column=column) from error
     base = file.absolute().parent
-    return config.model_copy(update={"state": base / config.state, "policies": base / config.policies})
+    return config.model_copy(
+        update={
+            "state": base / config.state,
+            "policies": base / config.policies,
+            "proxy": config.proxy.below(base),
+            "console": config.console.below(base),
+        }
+    )
 
 
 def _say(where: tuple[int | str, ...], kind: str, message: str) -> str:
