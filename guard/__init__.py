@@ -1,5 +1,14 @@
 """An MCP proxy that pauses dangerous or unusual tool calls until they are proven."""
 
-from importlib.metadata import version
+from __future__ import annotations
 
-__version__ = version("mcp-step-up-guard")
+__version__: str
+
+
+def __getattr__(name: str) -> str:
+    """Look the version up when somebody asks: it takes longer than the rest of a short command."""
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 - see above
+
+        return version("mcp-step-up-guard")
+    raise AttributeError(name)

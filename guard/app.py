@@ -68,6 +68,7 @@ class Desk:
                 "approval": ApprovalFactor(store.approvers, store.agents, {"totp": codes}, solo=config.approval.solo),
             },
             cool_down=config.approval.cool_down,
+            pending=config.approval.pending,
             redact=self.redactor.text,
         )
 

@@ -8,6 +8,11 @@ from typing import Final
 
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _LENGTH: Final = 22  # 62**22 > 2**130
+_DRAWN: Final = 32
+_EVEN: Final = 256 - 256 % len(_ALPHABET)
+_LETTERS: Final = (_ALPHABET * 5)[:256].encode()
+"""The letter of each byte; those from `_EVEN` on are dropped, so that every letter is as likely as any other."""
+_DROPPED: Final = bytes(range(_EVEN, 256))
 
 
 class SystemClock:
@@ -23,8 +28,7 @@ class SystemClock:
 
     def token(self, prefix: str) -> str:
         """`prefix` + "_" + 22 base62 characters from the operating system's random source (131 bits)."""
-        number, letters = int.from_bytes(secrets.token_bytes(17)), []
-        for _ in range(_LENGTH):
-            number, digit = divmod(number, 62)
-            letters.append(_ALPHABET[digit])
-        return f"{prefix}_{''.join(letters)}"
+        while True:
+            letters = secrets.token_bytes(_DRAWN).translate(_LETTERS, _DROPPED)
+            if len(letters) >= _LENGTH:
+                return f"{prefix}_{letters[:_LENGTH].decode('ascii')}"

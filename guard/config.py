@@ -169,6 +169,7 @@ class Approval(_Strict):
 
     solo: bool = Field(False, description="let the agent's owner approve; written into every record")
     expires: float = Field(900.0, ge=5, le=86400, description="seconds a challenge stays open, and a grant usable")
+    pending: int = Field(256, ge=1, le=65536, description="challenges one agent may have open at a time")
     cool_down: float = Field(60.0, ge=0, le=86400, description="seconds a refused call stays refused")
 
 

@@ -20,6 +20,9 @@ from guard.reasons import Code, Reason
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 """What one strict JSON text can hold."""
 
+SET_BACK: Final = 60.0
+"""Seconds a clock may be corrected backwards before what was opened later counts as out of time."""
+
 
 class Sensitivity(IntEnum):
     """How bad it is when this goes wrong, in the owner's judgement."""
@@ -312,6 +315,10 @@ class Challenge:
     def short_digest(self) -> str:
         """Six characters that page, chat, CLI and agent text all show."""
         return self.digest[:6]
+
+    def timely(self, now: float) -> bool:
+        """Whether `now` is within its life. A clock that was set back before its opening lengthens nobody's."""
+        return self.opened - SET_BACK <= now < self.expires
 
     @property
     def grant(self) -> Grant | None:

@@ -6,6 +6,20 @@ import logging
 import sys
 
 import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+
+def printable(text: str) -> str:
+    """Text in which everything that a terminal or a log reader might obey is escaped."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _safe(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Names, paths and errors come from agents and tool servers: none of them draws on the operator's screen."""
+    del logger, method
+    return {name: printable(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
 def to_stderr(level: str = "info") -> None:
@@ -15,8 +29,12 @@ def to_stderr(level: str = "info") -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _safe,
             *([] if pretty else [structlog.processors.format_exc_info]),
-            structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer(),
+            # Not the default for terminals, which prints local variables: they hold keys and arguments.
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+            if pretty
+            else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

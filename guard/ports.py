@@ -33,7 +33,7 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
-    """An enrolled agent. `hold` overrides the hold in seconds; None takes the configured default."""
+    """An enrolled agent and the person who answers for it."""
 
     name: str
     owner: str
@@ -176,8 +176,13 @@ class Challenges(Protocol):
     def by_digest(self, digest: str) -> Challenge | None:
         """The newest challenge for a call digest, whatever its state."""
 
-    def find(self, *, states: frozenset[State] = frozenset(), principal: str = "") -> Sequence[Challenge]:
-        """Challenges by state and principal, oldest first."""
+    def find(
+        self, *, states: frozenset[State] = frozenset(), principal: str = "", due: float | None = None
+    ) -> Sequence[Challenge]:
+        """Challenges by state and principal, oldest first; with `due`, those only that expire then or before."""
+
+    def count_open(self, principal: str, now: float) -> int:
+        """How many challenges of a principal are open, and not out of time at `now`."""
 
     def swap(self, old: Challenge, new: Challenge, *, durable: bool) -> bool:
         """One compare-and-swap on `old.version` and `old.state`; fsynced before it returns when `durable`."""
@@ -344,3 +349,6 @@ class FactorVerifier(Protocol):
         Raises:
             ProofError: it does not count; the subclass says why.
         """
+
+    def stands(self, challenge: Challenge, proof: Proof) -> bool:
+        """Whether who gave this proof could give it still; True for proofs of another kind."""

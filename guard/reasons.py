@@ -57,6 +57,8 @@ class Code(StrEnum):
     STOPPING = "stopping", "the guard is shutting down"
     OVERLOADED = "overloaded", "too many calls are in flight"
 
+    TOO_MANY_PENDING = "too_many_pending", "too many calls of this agent wait for a decision already"
+
     SAME_UID = "same_uid", "critical tools are refused here because the tool server runs as the guard's own user"
 
     # What is wrong with a message.

@@ -62,7 +62,7 @@ class Engine:
         self._directory.load()
         profiles = Profiles()
         self._memory = Memory(profiles, store.baselines)
-        self.catalogue = Catalogue(store.pins, desk.ledger, desk.redactor)
+        self.catalogue = Catalogue(store.pins, desk.ledger)
         for name in servers:
             self.catalogue.load(name)
         self.identifier = KeyIdentifier(store, clock)
@@ -79,6 +79,13 @@ class Engine:
             clock=clock,
         )
         self.ready = False
+        self._local: Listening | None = None
+
+    def stop(self) -> None:
+        """Take no more calls and no more proofs, and let go of what is held; the front around it ends next."""
+        self.pipeline.stop()
+        if self._local is not None:
+            self._local.stop(force=True)
 
     @asynccontextmanager
     async def running(self, what: str, changed: Callable[[], object] = lambda: None) -> AsyncIterator[None]:
@@ -123,12 +130,12 @@ class Engine:
     async def _local_socket(self) -> AsyncIterator[None]:
         """Serve the API to signers on `state/run/<pid>.sock`."""
         sock, path = bind_local(self._desk.config.state)
-        listening = local_server(self.api(local=True))
+        self._local = local_server(self.api(local=True))
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(listening.serve, [sock])
+                group.start_soon(self._local.serve, [sock])
                 yield
-                listening.should_exit = listening.force_exit = True
+                self._local.stop(force=True)
         finally:
             path.unlink(missing_ok=True)
 
@@ -214,10 +221,10 @@ async def _serve(desk: Desk, servers: Collection[str]) -> int:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for _ in signals:
                 break
-        engine.pipeline.stop()
+        engine.stop()
         front.stop()
         for listening in listeners:
-            listening.should_exit = True
+            listening.stop()
 
     async with engine.running("http"), anyio.create_task_group() as group:
         group.start_soon(until_signal)
@@ -252,7 +259,11 @@ def run(config: Config, name: str, key: str) -> int:
         IdentityError: the key is missing or not valid; nothing was started.
     """
     named = config.servers.get(name)
-    if named is not None and named.url:
+    if named is None:
+        known = ", ".join(sorted(config.servers)) or "none"
+        message = f"no server {name} is configured; there is: {known}"
+        raise ConfigError(message, file=config.file)
+    if named.url:
         message = f"server {name} has a url: serve it with `guard serve` and connect to /mcp/{name}"
         raise ConfigError(message, file=config.file)
     oplog.to_stderr(config.log_level)
@@ -269,7 +280,7 @@ async def _run(desk: Desk, name: str, key: str) -> int:
     front = StdioFront(desk.config, name, principal, engine.pipeline, observe=engine.catalogue.observe)
 
     def stop() -> None:
-        engine.pipeline.stop()
+        engine.stop()
         front.stop()
 
     async def until_signal() -> None:

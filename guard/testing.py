@@ -237,6 +237,22 @@ class ChallengeContract:
         assert store.challenges.find(states=frozenset({State.PENDING}), principal="deployer") == (mine[0], mine[2])
         assert store.challenges.find(principal="other") == (other,)
 
+    def test_challenges_are_found_by_the_time_they_expire(self, store: Store) -> None:
+        """So that housekeeping reads those only that are due."""
+        early = store.challenges.open_or_join(example_challenge(1))
+        late = store.challenges.open_or_join(replace(example_challenge(2), expires=early.expires + 1))
+        assert store.challenges.find(due=early.expires) == (early,)
+        assert store.challenges.find(due=late.expires) == (early, late)
+
+    def test_open_challenges_are_counted_by_principal_as_long_as_they_can_be_answered(self, store: Store) -> None:
+        """Those that ended or ran out of time take nobody's place."""
+        first, second = (store.challenges.open_or_join(example_challenge(number)) for number in (1, 2))
+        assert store.challenges.count_open(first.principal.subject, first.opened) == 2  # noqa: PLR2004
+        assert store.challenges.count_open(first.principal.subject, first.expires) == 0
+        assert store.challenges.count_open("other", first.opened) == 0
+        store.challenges.swap(second, replace(second, state=State.DENIED, arguments=""), durable=False)
+        assert store.challenges.count_open(first.principal.subject, first.opened) == 1
+
     def test_states_of_many_challenges_are_told_at_once(self, store: Store) -> None:
         """However many are waited for."""
         challenges = [store.challenges.open_or_join(example_challenge(number)) for number in range(3)]

@@ -10,12 +10,14 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from guard.config import Config
 
@@ -78,15 +80,13 @@ class Guard:
         self._socket = state / "run" / f"{process.pid}.sock"
         self._ids = itertools.count(1)
 
-    def ask(self, tool: str, arguments: Mapping[str, object], *, key: str = "", source: str = "127.0.0.1") -> Asked:
-        """Send a tools/call and return while it is under way."""
+    def ask(self, tool: str, arguments: Mapping[str, object], **where: str) -> Asked:
+        """Send a tools/call and return while it is under way; `where` is for HTTP: another `key` or `source`."""
         raise NotImplementedError
 
-    def call(
-        self, tool: str, arguments: Mapping[str, object], *, key: str = "", source: str = "127.0.0.1"
-    ) -> Answer:
+    def call(self, tool: str, arguments: Mapping[str, object], **where: str) -> Answer:
         """Send a tools/call and wait for its answer."""
-        return self.ask(tool, arguments, key=key, source=source).answer()
+        return self.ask(tool, arguments, **where).answer()
 
     def request(self, method: str, params: Mapping[str, object]) -> Answer:
         """Send another request and wait for its answer."""
@@ -110,6 +110,10 @@ class Guard:
     def died(self) -> bool:
         """Wait for the end of the process; whether it was killed."""
         return self.process.wait(PATIENCE) == -signal.SIGKILL
+
+    def children(self) -> list[psutil.Process]:
+        """Every process it started, and theirs."""
+        return psutil.Process(self.process.pid).children(recursive=True)
 
     def kill(self) -> None:
         """End it without warning."""
@@ -139,9 +143,7 @@ class Guard:
 class Serving(Guard):
     """`guard serve`, and agents that call it over HTTP."""
 
-    def __init__(
-        self, process: subprocess.Popen[bytes], log: Path, state: Path, config: Config, key: str
-    ) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, state: Path, config: Config, key: str) -> None:
         super().__init__(process, log, state)
         self.config, self._key = config, key
 
@@ -160,14 +162,14 @@ class Serving(Guard):
         finally:
             connection.close()
 
-    def ask(self, tool: str, arguments: Mapping[str, object], *, key: str = "", source: str = "127.0.0.1") -> Asked:
-        """Send a tools/call on a connection of its own, from this source address."""
-        connection = self.connect(source)
+    def ask(self, tool: str, arguments: Mapping[str, object], **where: str) -> Asked:
+        """Send a tools/call on a connection of its own, with this `key`, from this `source` address."""
+        connection = self.connect(where.get("source", "127.0.0.1"))
         asked = Asked(lambda: connection.sock.shutdown(socket.SHUT_RDWR))
         message = self._message("tools/call", {"name": tool, "arguments": arguments})
 
         def exchange() -> None:
-            asked.future.set_result(self._post(connection, message, key))
+            asked.future.set_result(self._post(connection, message, where.get("key", "")))
 
         threading.Thread(target=exchange, daemon=True).start()
         return asked
@@ -178,18 +180,24 @@ class Serving(Guard):
         assert found is not None
         return found
 
-    def open_stream(self) -> http.client.HTTPResponse:
-        """Begin a session and open its event stream."""
+    @contextmanager
+    def event_stream(self) -> Iterator[None]:
+        """Begin a session and keep its event stream open."""
         hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
-        connection = self.connect()
-        connection.request("POST", "/mcp/web", json.dumps(self._message("initialize", hello)), self._headers(""))
-        answer = connection.getresponse()
-        answer.read()
-        session = answer.headers["Mcp-Session-Id"]
-        connection.request("GET", "/mcp/web", headers=self._headers("") | {"Mcp-Session-Id": session})
-        stream = connection.getresponse()
-        assert (stream.status, stream.readline()) == (200, b": alive\n")
-        return stream
+        with closing(self.connect()) as connection:
+            connection.request("POST", "/mcp/web", json.dumps(self._message("initialize", hello)), self._headers(""))
+            session = connection.getresponse().headers["Mcp-Session-Id"]
+        with closing(self.connect()) as connection:
+            connection.request("GET", "/mcp/web", headers=self._headers("") | {"Mcp-Session-Id": session})
+            with connection.getresponse() as stream:
+                assert (stream.status, stream.readline()) == (200, b": alive\n")
+                yield
+
+    def wait_on_console(self) -> socket.socket:
+        """Have a request wait for news of challenges, as a console page does."""
+        made = socket.create_connection((self.config.console.host, self.config.console.port))
+        made.sendall(b"GET /v1/challenges?wait=30 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        return made
 
     def connect(self, source: str = "127.0.0.1") -> http.client.HTTPConnection:
         """A connection to the MCP endpoint."""
@@ -204,7 +212,8 @@ class Serving(Guard):
         try:
             connection.request("POST", "/mcp/web", json.dumps(message), self._headers(key))
             answer = connection.getresponse()
-            return Answer(json.loads(answer.read()), answer.status)
+            raw, kind = answer.read(), answer.headers.get_content_type()
+            return Answer(json.loads(raw) if kind == "application/json" else {}, answer.status)
         except GONE:
             return None
         finally:
@@ -221,16 +230,16 @@ class Serving(Guard):
 class Running(Guard):
     """`guard run`, and the agent at its pipes."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, state: Path, key: str) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, state: Path) -> None:
         super().__init__(process, log, state)
         self._waiting: dict[int, Asked] = {}
         self._lock, self._ended = threading.Lock(), False
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def ask(self, tool: str, arguments: Mapping[str, object], *, key: str = "", source: str = "127.0.0.1") -> Asked:
+    def ask(self, tool: str, arguments: Mapping[str, object], **where: str) -> Asked:
         """Write a tools/call; the key and the place of the agent are those of the process."""
-        assert not key
+        assert not where
         return self._send("tools/call", {"name": tool, "arguments": arguments})
 
     def request(self, method: str, params: Mapping[str, object]) -> Answer:

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
+import psutil
 import pyotp
 
 from guard.app import Desk
@@ -53,12 +54,11 @@ SERVERS = {"http": "web", "stdio": "desk"}
 POLICY = """\
 server: {server}
 owner: journal-team
-default: {{sensitivity: internal}}
+default: {sensitivity: internal}
 tools:
-  note: {{sensitivity: internal}}
-  slow: {{sensitivity: internal}}
-  mute: {{sensitivity: internal}}
-  wipe: {{sensitivity: sensitive, require: {require}}}
+  note: {sensitivity: internal}
+  mute: {sensitivity: internal}
+  wipe: {sensitivity: sensitive, require: step_up}
 """
 
 
@@ -68,6 +68,11 @@ def until(condition: Callable[[], object], what: str, *, within: float = 10.0) -
     while not condition():
         assert time.monotonic() < deadline, f"not within {within} s: {what}"
         time.sleep(0.01)
+
+
+def all_gone(processes: Sequence[psutil.Process]) -> bool:
+    """Whether none of these processes runs any more."""
+    return not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in processes)
 
 
 def free_port() -> int:
@@ -97,7 +102,7 @@ class World:
         self._hold, self._more = hold, more
         self._people, self._started = 0, 0
         self._tools: subprocess.Popen[bytes] | None = None
-        self._guards: list[Guard] = []
+        self.guards: list[Guard] = []
         self.journal.touch()
         (folder / "tool_policies").mkdir()
         for server in SERVERS.values():
@@ -111,7 +116,7 @@ class World:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """End every process; when the test failed, show what the guards said."""
-        for guard in self._guards:
+        for guard in self.guards:
             guard.close()
             if error is not None:
                 sys.stderr.write(f"--- {guard.log.name}\n{guard.log.read_text()}")
@@ -121,10 +126,14 @@ class World:
 
     # ------------------------------------------------------------------ what the owner writes
 
-    def write_policy(self, server: str, *, require: str = "step_up", text: str | None = None) -> None:
-        """Write the policy of a server: `wipe` needs `require`, or the whole `text`."""
-        file = self.folder / "tool_policies" / f"{server}.yaml"
-        file.write_text(POLICY.format(server=server, require=require) if text is None else text)
+    def write_policy(self, server: str, text: str = POLICY) -> None:
+        """Write the policy of a server; a place `{server}` in it is filled in."""
+        (self.folder / "tool_policies" / f"{server}.yaml").write_text(text.replace("{server}", server))
+
+    def write_everywhere(self, text: str) -> None:
+        """Write this policy for the tool server under both its names."""
+        for server in SERVERS.values():
+            self.write_policy(server, text)
 
     def describe(self, **words: str) -> None:
         """Let the tool server describe its tools in these words from now on."""
@@ -156,14 +165,14 @@ class World:
             self.file = self._configure(self.file.name)
         file = file or self.file
         guard = Serving(self._launch("serve", file, fault), self._log, self.state, load(file), self.key)
-        self._guards.append(guard)
+        self.guards.append(guard)
         guard.wait_ready(until)
         return guard
 
     def run(self, *, fault: str = "") -> Running:
         """Start `guard run` in front of the tool server on stdio."""
-        guard = Running(self._launch("run", self.file, fault, "desk"), self._log, self.state, self.key)
-        self._guards.append(guard)
+        guard = Running(self._launch("run", self.file, fault, "desk"), self._log, self.state)
+        self.guards.append(guard)
         return guard
 
     def start(self, front: str, *, fault: str = "") -> Guard:
@@ -261,6 +270,12 @@ class World:
         with self.desk() as services:
             return list(services.store.challenges.find(states=frozenset(states)))
 
+    def baseline(self, agent: str) -> str | None:
+        """What the store knows of how an agent's key is used."""
+        with self.desk() as services:
+            [credential] = services.store.agents.credentials(agent)
+            return services.store.baselines.get(credential.thumbprint)
+
     # ------------------------------------------------------------------ what happened
 
     def ran(self) -> list[dict[str, Any]]:
@@ -276,9 +291,17 @@ class World:
         """The records of all lanes by time, or only those of some events."""
         return [entry.fields for entry in Reader(self.state).read() if not events or entry.event in events]
 
+    def last_events(self) -> set[str]:
+        """What the last record of each lane says."""
+        return set({entry.lane: entry.event for entry in Reader(self.state).read()}.values())
+
     def wait_for(self, event: str, *, count: int = 1, within: float = 10.0) -> None:
         """Wait until the ledger holds that many records of an event."""
         until(lambda: len(self.records(event)) >= count, f"{count} records {event}", within=within)
+
+    def settle(self) -> None:
+        """Wait until every record is vouched for by the store: then no guard is about to write anything."""
+        until(lambda: all(lane.sealed == lane.records for lane in self.verify().lanes), "the ledger is quiet")
 
     def verify(self) -> Report:
         """What `guard audit verify` finds; like it, looks twice at a ledger that grows."""

@@ -61,11 +61,22 @@ class WorldStore:
         with self._data.lock:
             return next((row for row in reversed(self._data.rows.values()) if row.digest == digest), None)
 
-    def find(self, *, states: frozenset[State] = frozenset(), principal: str = "") -> Sequence[Challenge]:
+    def find(
+        self, *, states: frozenset[State] = frozenset(), principal: str = "", due: float | None = None
+    ) -> Sequence[Challenge]:
         self._require()
         with self._data.lock:
             rows = tuple(self._data.rows.values())
-        return [row for row in rows if (not states or row.state in states) and principal in {"", row.principal.subject}]
+        return [
+            row
+            for row in rows
+            if (not states or row.state in states)
+            and principal in {"", row.principal.subject}
+            and (due is None or row.expires <= due)
+        ]
+
+    def count_open(self, principal: str, now: float) -> int:
+        return sum(row.state.open and row.expires > now for row in self.find(principal=principal))
 
     def swap(self, old: Challenge, new: Challenge, *, durable: bool) -> bool:
         self._require()

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import NoReturn
 
 import click
 
-from guard import __version__, faults, oplog
+from guard import faults, oplog
 from guard.errors import ConfigError, GuardError
 
 _VERBS = {
@@ -59,7 +60,7 @@ Asked why?   guard why ID
 
 
 @click.group(cls=_Verbs, help=_HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="guard")
+@click.version_option(package_name="mcp-step-up-guard", prog_name="guard")
 def cli() -> None:
     """Hold the verbs."""
 
@@ -76,9 +77,28 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(1)
-    except ConfigError as error:
-        click.echo(error.public, err=True)
-        sys.exit(2)
     except GuardError as error:
-        click.echo(error.public + (f" ({error.detail})" if error.detail else ""), err=True)
-        sys.exit(1)
+        _end(error)
+    except BaseExceptionGroup as group:
+        _end(_sole(group))
+
+
+def _end(error: GuardError) -> NoReturn:
+    """Say what was refused, and exit with its code."""
+    mistake = isinstance(error, ConfigError)
+    click.echo(error.public + (f" ({error.detail})" if error.detail and not mistake else ""), err=True)
+    sys.exit(2 if mistake else 1)
+
+
+def _sole(group: BaseExceptionGroup[BaseException]) -> GuardError:
+    """The one error of the guard's own that ended a group of tasks.
+
+    Raises:
+        BaseExceptionGroup: there is another, or more than one.
+    """
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        [error] = error.exceptions
+    if isinstance(error, GuardError):
+        return error
+    raise group

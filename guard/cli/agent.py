@@ -43,13 +43,14 @@ def agent() -> None:
 @click.argument("name")
 @click.option("--owner", default=None, help="Who answers for it and may not approve its calls (default: you).")
 @options.config
-def add(name: str, owner: str | None, file: Path) -> None:
+@options.as_json
+def add(name: str, owner: str | None, file: Path, as_json: bool) -> None:
     """Enrol agent NAME and print its key, once, alone on one line."""
     with desk(file) as services:
         key = Lifecycle(services.store, services.ledger, services.clock).add_agent(
             name, owner=_login() if owner is None else owner
         )
-    click.echo(key)
+    options.only(key, {"name": name, "key": key}, as_json=as_json)
     options.note(f"this is the only time the key of {name} is shown; send it as `Authorization: Bearer KEY`")
 
 
@@ -57,11 +58,12 @@ def add(name: str, owner: str | None, file: Path) -> None:
 @click.argument("name")
 @click.option("--overlap", type=Span(), default="60s", show_default=True, help="How long older keys still work.")
 @options.config
-def rotate(name: str, overlap: float, file: Path) -> None:
+@options.as_json
+def rotate(name: str, overlap: float, file: Path, as_json: bool) -> None:
     """Print a new key for agent NAME; its older keys end after the overlap."""
     with desk(file) as services:
         key = Lifecycle(services.store, services.ledger, services.clock).rotate_agent(name, overlap=overlap)
-    click.echo(key)
+    options.only(key, {"name": name, "key": key}, as_json=as_json)
     options.note(f"older keys of {name} end in {overlap:g} s")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def show(id: str, file: Path, as_json: bool) -> None:
 @options.as_json
 def watch(file: Path, as_json: bool) -> None:
     """Print a line for every change of a challenge, until interrupted."""
-    with desk(file) as services:
+    with desk(file) as services, suppress(KeyboardInterrupt):
         seen = {one.id: one.version for one in services.store.challenges.find() if not one.state.open}
         counter = -1
         while True:
@@ -175,7 +176,7 @@ def _found(services: Desk, identifier: str) -> Challenge:
 
 
 def _row(one: Challenge, now: float) -> dict[str, Json]:
-    state = State.EXPIRED if one.state.open and not now < one.expires else one.state
+    state = State.EXPIRED if one.state.open and not one.timely(now) else one.state
     proofs: Sequence[Json] = [
         {"class": proof.proof_class.value, "kind": proof.kind, "subject": proof.subject, "at": proof.at}
         for proof in one.proofs

@@ -30,7 +30,8 @@ def enroll() -> None:
 @enroll.command()
 @click.argument("name")
 @options.config
-def totp(name: str, file: Path) -> None:
+@options.as_json
+def totp(name: str, file: Path, as_json: bool) -> None:
     """Make a code generator for the person NAME and print its otpauth URI, once, alone on one line.
 
     An earlier code generator of NAME stops working; a locked one is unlocked in this way.
@@ -42,7 +43,7 @@ def totp(name: str, file: Path) -> None:
         made = TotpFactor(services.store.factors, services.keyring, services.ledger, services.clock).enroll(
             name, issuer=services.config.deployment
         )
-    click.echo(made.uri)
+    options.only(made.uri, {"subject": name, "id": made.factor.id, "uri": made.uri}, as_json=as_json)
     options.note(f"put this into {name}'s authenticator app and nowhere else; it is not shown again")
     if person is None or person.removed:
         options.note(f"{name} may not approve yet: guard approver add {name}")
@@ -55,7 +56,10 @@ def totp(name: str, file: Path) -> None:
 @click.option("--key", required=True, help="Label of the key pair in the token (EC, P-256).")
 @click.option("--pin-file", required=True, type=click.Path(path_type=Path), help="File whose first line is the PIN.")
 @options.config
-def enroll_signature(*, name: str, module: Path, token: str, key: str, pin_file: Path, file: Path) -> None:
+@options.as_json
+def enroll_signature(
+    *, name: str, module: Path, token: str, key: str, pin_file: Path, file: Path, as_json: bool
+) -> None:
     """Enrol a key that was made in a token for agent NAME, and write the settings of its signer.
 
     The token is asked whether the key was made inside and could never leave; then it signs a nonce. An
@@ -88,7 +92,7 @@ def enroll_signature(*, name: str, module: Path, token: str, key: str, pin_file:
             pin_file=pin_file,
         ).write(place)
         known = services.store.agents.get(name) is not None
-    click.echo(enrolled.id)
+    options.only(enrolled.id, {"subject": name, "id": enrolled.id, "settings": str(place)}, as_json=as_json)
     options.note(f"{place} holds the signer's settings; next: guard signer test {name}; guard signer run {name}")
     if not known:
         options.note(f"no agent {name} is enrolled; that is right only for one that a JWT names")

@@ -39,7 +39,7 @@ def list_(file: Path, as_json: bool) -> None:
                 "expires": options.moment(given.expires),
             }
             for one in found
-            if (given := one.grant) is not None and now < given.expires
+            if (given := one.grant) is not None and one.timely(now)
         ),
         columns=("id", "short_digest", "principal", "server", "name", "expires"),
         as_json=as_json,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from guard.errors import GuardError
 from guard.model import Json
 
 config = click.option(
@@ -35,6 +36,19 @@ def show(rows: Iterable[Mapping[str, Json]], *, columns: Iterable[str], as_json:
     widths = [max((len(line[index]) for line in table), default=0) for index in range(len(columns))]
     for line in table:
         click.echo("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
+
+
+def only(line: str, data: Mapping[str, Json], *, as_json: bool) -> None:
+    """Print the one thing a verb is asked for: alone on one line, or as a JSON object.
+
+    Raises:
+        GuardError: it cannot be printed, and will not be shown again.
+    """
+    try:
+        click.echo(json.dumps(data) if as_json else line)
+    except OSError as error:
+        message = f"what was made is lost, for stdout cannot be written: {error.strerror or error}; make another"
+        raise GuardError(message) from error
 
 
 def moment(at: float) -> str:

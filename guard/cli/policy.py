@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -55,7 +57,7 @@ def check(file: Path, as_json: bool, strict: bool) -> None:
     Prints FILE:LINE:COLUMN: MESSAGE, one a line. Exits with 2 on a mistake (with --strict on a warning, too).
     """
     folder, config = _settings(file)
-    report = check_folder(folder, config)
+    report = check_folder(folder, config, _able(config, file))
     if as_json:
         found = [_data("mistake", one) for one in report.mistakes] + [_data("warning", one) for one in report.warnings]
         click.echo(json.dumps(found, indent=2))
@@ -68,6 +70,16 @@ def check(file: Path, as_json: bool, strict: bool) -> None:
     said = f"{report.read} read, {len(report.mistakes)} mistakes, {len(report.warnings)} warnings"
     click.echo(said, err=True)
     sys.exit(2 if failed else 0)
+
+
+def _able(config: Config | None, file: Path) -> Mapping[str, int] | None:
+    """How many people of each group can consent now; None where there is no state yet, for a check makes none."""
+    if config is None or not config.state.is_dir():
+        return None
+    with desk(file) as services:
+        able = {one.subject for one in services.store.factors.of("") if not one.revoked and not one.locked}
+        people = [one for one in services.store.approvers.all() if not one.removed and one.name in able]
+    return Counter(group for one in people for group in one.groups)
 
 
 def _data(severity: str, found: Mistake) -> dict[str, str | int]:

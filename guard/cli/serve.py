@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -22,7 +24,7 @@ def serve(file: Path) -> None:
     """
     from guard import runtime  # noqa: PLC0415 - the fronts are heavy; `guard --help` need not pay
 
-    sys.exit(runtime.serve(load(file)))
+    _end(runtime.serve(load(file)))
 
 
 @click.command()
@@ -42,4 +44,12 @@ def run(server: str, file: Path) -> None:
     except IdentityError as error:
         click.echo(f"{error.public}; set GUARD_AGENT_KEY to a key that `guard agent add NAME` printed", err=True)
         sys.exit(2)
-    sys.exit(code)
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """Leave without tearing the interpreter down: all is sealed and closed, and that would take longest of all."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads any more
+            stream.flush()
+    os._exit(code)

@@ -72,12 +72,15 @@ def init(folder: Path) -> None:
     if config.exists():
         message = f"{config} exists already; nothing was written"
         raise GuardError(message)
-    policy.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(_TEMPLATE, encoding="utf-8")
-    click.echo(config)
-    if not any(policy.parent.iterdir()):
-        policy.write_text(_POLICY, encoding="utf-8")
-        click.echo(policy)
+    try:
+        policy.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text(_TEMPLATE, encoding="utf-8")
+        click.echo(config)
+        if not any(policy.parent.iterdir()):
+            policy.write_text(_POLICY, encoding="utf-8")
+            click.echo(policy)
+    except OSError as error:
+        raise GuardError(f"{folder} cannot be written: {error.strerror or error}") from error
     click.echo(
         "next: name a server in guard.toml, then `guard agent add NAME`, `guard approver add NAME`, "
         "`guard factor enroll totp NAME`, `guard doctor`",
@@ -134,14 +137,14 @@ def _policies(services: Desk) -> Iterator[Check]:
 
 
 def _state(services: Desk) -> Iterator[Check]:
+    services.store.changed()  # the first look creates the state, like any other verb
     state = services.config.state
-    loose = [p for p in (state, *state.rglob("*")) if not p.is_symlink() and stat.S_IMODE(p.lstat().st_mode) & 0o077]
+    loose = [path for path in (state, *state.rglob("*")) if _mode(path) & 0o077]
     for path in loose[:5]:
         yield Check("problem", f"{path} is open to other users", f"chmod go-rwx {path}")
     if not loose:
         yield Check("ok", f"{state} is closed to other users")
-    writable = services.config.policies.stat().st_mode & 0o022
-    if writable:
+    if _mode(services.config.policies) & 0o022:
         yield Check(
             "problem", f"{services.config.policies} can be written by others", f"chmod go-w {services.config.policies}"
         )
@@ -149,6 +152,15 @@ def _state(services: Desk) -> Iterator[Check]:
         yield Check(
             "problem", "the clock is behind the configuration file", "set the clock; codes and expiries depend on it"
         )
+
+
+def _mode(path: Path) -> int:
+    """Permissions of a file; 0 for links and for what has gone, such as the socket of a guard that ended."""
+    try:
+        found = path.lstat().st_mode
+    except FileNotFoundError:
+        return 0
+    return 0 if stat.S_ISLNK(found) else stat.S_IMODE(found)
 
 
 def _people(services: Desk) -> Iterator[Check]:

@@ -128,11 +128,6 @@ class Profiles:
         if key in self._profiles and self._profiles[key].dump() == snapshot:
             self._dirty.discard(key)
 
-    def forget(self, key: str) -> None:
-        """Drop a credential's profile unless it is dirty, so that it is loaded afresh before the next call."""
-        if key not in self._dirty:
-            self._profiles.pop(key, None)
-
     def _make_room(self) -> None:
         if len(self._profiles) > PROFILES:
             clean = next((key for key in self._profiles if key not in self._dirty), None)

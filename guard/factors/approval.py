@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final, Protocol
 
-from guard.errors import ProofInvalidError, ProofReplayedError, ProofWrongApproverError, ProofWrongCallError
+from guard.errors import ProofError, ProofInvalidError, ProofReplayedError, ProofWrongApproverError, ProofWrongCallError
 from guard.model import Challenge, Json, Proof, ProofClass, State
 from guard.ports import Agents, Approver, Approvers
 from guard.stepup.view import render
@@ -29,6 +29,9 @@ class CodeAuthenticator(Protocol):
         Raises:
             ProofError: the code does not count; the subclass says why.
         """
+
+    def works(self, factor: str) -> bool:
+        """Whether the factor of this id exists and was not revoked; a locked one was good when it was used."""
 
 
 class ApprovalFactor:
@@ -96,6 +99,17 @@ class ApprovalFactor:
         if challenge.requirement.approvers not in person.groups:
             raise ProofWrongApproverError(f"{name} is not in the group {challenge.requirement.approvers}")
         return person
+
+    def stands(self, challenge: Challenge, proof: Proof) -> bool:
+        """Whether the person may still decide about this call, with a factor that was not revoked since."""
+        if proof.proof_class is not ProofClass.CONSENT:
+            return True
+        authenticator = self._authenticators.get(proof.kind)
+        try:
+            self._entitled(challenge, proof.subject)
+        except ProofError:
+            return False
+        return authenticator is not None and authenticator.works(proof.factor)
 
     def _is_owner(self, challenge: Challenge, name: str) -> bool:
         """Whether the person answers for the agent, now or when it asked, or is whom it acts for."""

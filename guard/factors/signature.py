@@ -117,6 +117,13 @@ class SignatureFactor:
             attestation=factor.attestation,
         )
 
+    def stands(self, challenge: Challenge, proof: Proof) -> bool:
+        """Whether the workload's key was not revoked since."""
+        if proof.proof_class is not ProofClass.POSSESSION:
+            return True
+        factor = self._factors.get(proof.factor)
+        return factor is not None and factor.subject == challenge.principal.subject and not factor.revoked
+
 
 def _spki(factor: Factor) -> bytes:
     """The enrolled key; its algorithm is the one it was enrolled with or nothing."""

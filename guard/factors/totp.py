@@ -105,6 +105,11 @@ class TotpFactor:
                 return factor.id
         raise FactorUnavailableError(detail=f"factor {KIND} of {subject} is contended")
 
+    def works(self, factor: str) -> bool:
+        """Whether the factor of this id exists and was not revoked; a locked one was good when it was used."""
+        found = self._factors.get(factor)
+        return found is not None and found.kind == KIND and not found.revoked
+
     def _live(self, subject: str) -> Factor | None:
         """The person's code generator; an empty name is nobody's (to the store it means everybody's)."""
         found = self._factors.of(subject, KIND) if subject else ()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
+import anyio
 import anyio.to_thread
 
 from guard.errors import IdentityError
@@ -78,13 +79,14 @@ class KeyIdentifier:
     remembered: a key enrolled a moment ago works.
     """
 
-    __slots__ = ("_clock", "_generation", "_known", "_store")
+    __slots__ = ("_clock", "_generation", "_known", "_store", "_under_way")
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
         self._known: dict[str, _Known] = {}
         self._generation = 0
+        self._under_way: dict[str, anyio.Event] = {}
 
     def invalidate(self) -> None:
         """Forget every verified key; look-ups under way are not remembered either."""
@@ -100,11 +102,11 @@ class KeyIdentifier:
         """
         if not credential:
             raise IdentityError(reason=Code.NO_CREDENTIAL)
-        if not well_formed(credential):
-            raise IdentityError(detail="not the shape of an agent key")
         digest = key_digest(credential)
         known = self._known.get(digest)
         if known is None or self._clock.mono() >= known.fresh_until:
+            if not well_formed(credential):
+                raise IdentityError(detail="not the shape of an agent key")
             known = await self._look_up(digest)
         if known.expires and known.expires <= self._clock.now():
             self._known.pop(digest, None)
@@ -133,13 +135,23 @@ class KeyIdentifier:
         raise IdentityError(detail=f"the key {principal.credential} of {principal.subject} has ended")
 
     async def _look_up(self, digest: str) -> _Known:
-        generation = self._generation
+        """Ask the store, once for all calls that need the same key at the same time."""
         self._known.pop(digest, None)
-        known = await anyio.to_thread.run_sync(self._read, digest)
-        if generation == self._generation:
-            if len(self._known) >= _CACHED_KEYS:
-                self._known.pop(next(iter(self._known)))
-            self._known[digest] = known
+        while (other := self._under_way.get(digest)) is not None:
+            await other.wait()
+            if (known := self._known.get(digest)) is not None:  # else it failed, or was invalidated meanwhile
+                return known
+        generation, done = self._generation, anyio.Event()
+        self._under_way[digest] = done
+        try:
+            known = await anyio.to_thread.run_sync(self._read, digest)
+            if generation == self._generation:
+                if len(self._known) >= _CACHED_KEYS:
+                    self._known.pop(next(iter(self._known)))
+                self._known[digest] = known
+        finally:
+            del self._under_way[digest]
+            done.set()
         return known
 
     def _read(self, digest: str) -> _Known:

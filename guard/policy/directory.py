@@ -89,7 +89,7 @@ def _read_file(path: Path, inside: Path) -> bytes:
     Raises:
         OSError: it cannot be read, is not a regular file, or leads outside.
     """
-    if not path.resolve(strict=True).is_relative_to(inside):
+    if not Path(os.path.realpath(path, strict=True)).is_relative_to(inside):  # `resolve` raises RuntimeError at a loop
         raise OSError(errno.EXDEV, "the link leads out of the folder")
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-import cel
-
 from guard.policy.expression import (
     Expression,
     Function,
@@ -181,6 +179,8 @@ def _shortest(paths: set[Path]) -> tuple[Path, ...]:
 
 def _pattern(pattern: str, at: int) -> None:
     """Try a pattern once, so that it cannot fail later."""
+    import cel  # noqa: PLC0415 - as in `guard.policy.conditions.compile_condition`
+
     try:
         cel.compile("text.matches(pattern)").execute({"text": "", "pattern": pattern})
     except (RuntimeError, ValueError):

@@ -23,6 +23,7 @@ from anyio.abc import Process
 
 from guard.config import Server
 from guard.errors import ConfigError, UpstreamError
+from guard.oplog import printable
 from guard.proxy.pipes import Lines, PipeReader, PipeWriter
 
 MAX_ANSWER: Final = 32 * 1024 * 1024
@@ -43,14 +44,6 @@ def environment(settings: Server, inherited: Mapping[str, str]) -> dict[str, str
     names = _INHERITED | set(settings.pass_env)
     passed = {name: value for name, value in inherited.items() if name in names or name.startswith("LC_")}
     return {name: value for name, value in (passed | settings.env).items() if not name.startswith("GUARD_")}
-
-
-def printable(raw: bytes) -> str:
-    """Text for a log: what a terminal or a log reader might obey is escaped."""
-    text = raw.rstrip(b"\r").decode("utf-8", "backslashreplace")
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class Child:
@@ -146,7 +139,8 @@ class Child:
         """Log what the child writes to its stderr, line by line, until it closes it."""
         lines = Lines(self._stderr, _MAX_ERROR_LINE)
         while (line := await lines.next()) is not None:
-            log.info("child.said", server=self.name, line=printable(line.raw), cut=line.flaw is not None)
+            said = printable(line.raw.rstrip(b"\r").decode("utf-8", "backslashreplace"))
+            log.info("child.said", server=self.name, line=said, cut=line.flaw is not None)
 
     async def wait(self) -> int:
         """Wait until the child has exited; end what it left running in its group. Its exit code."""

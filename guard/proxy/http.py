@@ -15,7 +15,7 @@ from guard.errors import GuardError, IdentityError, NotFoundError, UnavailableEr
 from guard.model import Principal, Source
 from guard.ports import Clock, Identifier, Sessions
 from guard.proxy.exchange import Arrival, Handler
-from guard.proxy.headers import Headers, is_json
+from guard.proxy.headers import Headers, first, is_json
 from guard.proxy.hosts import HostNames
 from guard.proxy.listener import Caller
 from guard.proxy.relay import HttpExchange, Relay, Send, write
@@ -23,11 +23,14 @@ from guard.proxy.sessions import SessionOwners
 from guard.proxy.upstream import Answer, Upstreams
 from guard.reasons import Code
 from guard.wire import era, reply
-from guard.wire.decode import decode
-from guard.wire.message import Request
+from guard.wire.decode import MODERN_VERSIONS, decode
+from guard.wire.message import Message, Request
+from guard.wire.methods import INVALID_PARAMS
 
 BODY_LIMIT: Final = 4 * 1024 * 1024
 """Bytes of one message."""
+IN_FLIGHT_BYTES: Final = 8 * BODY_LIMIT
+"""Bytes of the messages one principal may have in flight; reading them takes memory and time that belong to all."""
 CREDENTIAL_LIMIT: Final = 16 * 1024
 """Bytes of one credential."""
 
@@ -58,7 +61,7 @@ class _LeftError(Exception):
 class _Visit:
     """One HTTP request on its way in; what is known about it grows."""
 
-    __slots__ = ("address", "caller", "fields", "headers", "principal", "receive", "send", "server")
+    __slots__ = ("address", "caller", "fields", "headers", "principal", "receive", "send", "server", "size")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, server: str) -> None:
         self.receive = receive
@@ -70,6 +73,7 @@ class _Visit:
         self.server = server
         self.principal: Principal | None = None
         self.fields: dict[bytes, bytes] = {}
+        self.size = 0
 
     def read_fields(self) -> None:
         """Take the headers that decide anything; each may be given once."""
@@ -111,6 +115,7 @@ class McpFront:
         self._exact_integers = {name: server.big_integers == "exact" for name, server in config.servers.items()}
         self._names = HostNames(config.proxy)
         self._streams: Counter[str] = Counter()
+        self._bytes: dict[str, int] = {}
         self._streams_limit = config.proxy.max_in_flight
         self._streaming: set[Caller] = set()
         self._stopping = False
@@ -163,7 +168,10 @@ class McpFront:
             raise _RefusedError(503, UnavailableError(reason=Code.STOPPING))
         principal = visit.principal = await self._identify(visit)
         if method == "POST":
-            await self._post(visit, principal)
+            try:
+                await self._post(visit, principal)
+            finally:
+                self._give_back(visit, principal)
         elif method == "GET":
             await self._stream(visit, principal)
         else:
@@ -198,13 +206,12 @@ class McpFront:
     # ------------------------------------------------------------------ POST
 
     async def _post(self, visit: _Visit, principal: Principal) -> None:
-        raw = await self._body(visit)
+        raw = await self._body(visit, principal)
         try:
             message = decode(raw, exact_integers=self._exact_integers[visit.server])
         except WireError as error:
-            # A client of the legacy era takes any other status for the end of its session.
-            known_gap = error.reason is Code.UNKNOWN_METHOD and b"mcp-session-id" in visit.fields
-            raise _RefusedError(200 if known_gap else 400, error) from error
+            apart = era.versions_apart(visit.headers, error)
+            raise _RefusedError(_undecoded_status(visit, error), apart or error) from error
         try:
             spoken = era.check_headers(visit.headers, message)
         except WireError as error:
@@ -212,6 +219,8 @@ class McpFront:
             raise _RefusedError(400, error) from error
         if b"mcp-session-id" in visit.fields:
             await self._session(visit, principal)
+        else:
+            _refuse_foreign_task(message)
         source = Source(transport="http", address=visit.address, client=era.client_name(message))
         arrival = Arrival(message=message, era=spoken, principal=principal, source=source, server=visit.server)
         exchange = HttpExchange(
@@ -221,7 +230,21 @@ class McpFront:
         if not exchange.answered and not visit.caller.gone:
             raise _RefusedError(500, GuardError())
 
-    async def _body(self, visit: _Visit) -> bytes:
+    def _take(self, visit: _Visit, principal: Principal, size: int) -> None:
+        """Count bytes of a message against its principal's share."""
+        held = self._bytes.get(principal.subject, 0) + size
+        if held > IN_FLIGHT_BYTES:
+            raise _RefusedError(429, UnavailableError(reason=Code.OVERLOADED))
+        visit.size += size
+        self._bytes[principal.subject] = held
+
+    def _give_back(self, visit: _Visit, principal: Principal) -> None:
+        if visit.size:
+            held = self._bytes.pop(principal.subject) - visit.size
+            if held:
+                self._bytes[principal.subject] = held
+
+    async def _body(self, visit: _Visit, principal: Principal) -> bytes:
         """The whole body, at most `BODY_LIMIT` bytes; the listener limits how long it may take."""
         if not is_json(visit.fields.get(b"content-type", b"")):
             _refuse(415, Code.MEDIA_TYPE, "send Content-Type: application/json")
@@ -237,6 +260,7 @@ class McpFront:
                 raise _LeftError
             pieces.append(event["body"])
             size += len(event["body"])
+            self._take(visit, principal, len(event["body"]))
             more = event["more_body"]
             if size > BODY_LIMIT:
                 _refuse(413, Code.TOO_LARGE, f"a message has at most {BODY_LIMIT} bytes")
@@ -292,6 +316,24 @@ class McpFront:
     def _record(self, visit: _Visit, error: GuardError) -> None:
         source = Source(transport="http", address=visit.address)
         self._handler.refused(server=visit.server, source=source, principal=visit.principal, error=error)
+
+
+def _undecoded_status(visit: _Visit, error: WireError) -> int:
+    """The status under which a body is refused; a method that is not known is no malformed request."""
+    if error.reason is not Code.UNKNOWN_METHOD:
+        return 400
+    if b"mcp-session-id" in visit.fields:
+        return 200  # a client of the legacy era takes any other status for the end of its session
+    return _NOT_FOUND if first(visit.headers, era.VERSION).decode("latin-1") in MODERN_VERSIONS else 400
+
+
+def _refuse_foreign_task(message: Message) -> None:
+    """Outside a session nothing says whose a task is: to the tool server, all agents are the one guard."""
+    if isinstance(message, Request) and message.method.startswith("tasks/"):
+        text = "there is no such task in a session of yours; call the tool without a task"
+        error = WireError(text, reason=Code.FOREIGN_SESSION, rpc_code=INVALID_PARAMS)
+        error.request_id = message.id
+        raise _RefusedError(200, error)
 
 
 def _unauthenticated(error: IdentityError) -> _RefusedError:

@@ -15,6 +15,8 @@ from guard.reasons import Code, Reason
 
 log = structlog.get_logger()
 
+_TAGS = 256
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
@@ -31,6 +33,7 @@ class Journal:
     def __init__(self, ledger: Ledger, redactor: Redactor) -> None:
         """Write through `ledger`, mask through `redactor`."""
         self._ledger, self._redactor = ledger, redactor
+        self._tags: dict[int, tuple[Classification, dict[str, Json]]] = {}
 
     def decided(self, judged: Judged, decision: Decision) -> None:
         """Write who asked for what and what was decided, before anything goes on.
@@ -117,31 +120,41 @@ class Journal:
             fields["tool_def_hash"] = call.definition
         return fields
 
-    @staticmethod
-    def _why(judged: Judged) -> dict[str, Json]:
-        """What the decision rests on."""
+    def _why(self, judged: Judged) -> dict[str, Json]:
+        """What the decision rests on; what tags without rules say is the same object for every call of a tool."""
         tags = judged.classification
-        fields: dict[str, Json] = {
-            "sensitivity": tags.sensitivity.label,
-            "rule_id": tags.rule,
-            "where": tags.where,
-            "policy_revision": tags.revision,
-            "reasons": reasons_json(tags.reasons),
-        }
-        if tags.effects:
-            fields["effects"] = sorted(tags.effects)
-        if judged.findings:
-            fields["findings"] = [
-                {
-                    "signal": finding.signal,
-                    "cause": str(finding.cause),
-                    "band": finding.band.name.lower(),
-                    "code": str(finding.reason.code),
-                    "evidence": finding.reason.evidence,
-                }
-                for finding in judged.findings
-            ]
-        return fields
+        known = self._tags.get(id(tags))
+        if known is None or known[0] is not tags:
+            if len(self._tags) >= _TAGS:
+                self._tags.clear()
+            known = self._tags[id(tags)] = tags, _tags_json(tags)
+        if not judged.findings:
+            return known[1]
+        findings: list[Json] = [
+            {
+                "signal": finding.signal,
+                "cause": str(finding.cause),
+                "band": finding.band.name.lower(),
+                "code": str(finding.reason.code),
+                "evidence": finding.reason.evidence,
+            }
+            for finding in judged.findings
+        ]
+        return known[1] | {"findings": findings}
+
+
+def _tags_json(tags: Classification) -> dict[str, Json]:
+    """What the owner's tags say, as the ledger spells it."""
+    fields: dict[str, Json] = {
+        "sensitivity": tags.sensitivity.label,
+        "rule_id": tags.rule,
+        "where": tags.where,
+        "policy_revision": tags.revision,
+        "reasons": reasons_json(tags.reasons),
+    }
+    if tags.effects:
+        fields["effects"] = sorted(tags.effects)
+    return fields
 
 
 def reasons_json(reasons: Sequence[Reason]) -> list[Json]:

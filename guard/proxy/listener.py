@@ -90,12 +90,54 @@ _STATUS: Final = {
 }
 
 
+class _Joined:
+    """What uvicorn writes an answer to: the head waits for the body that comes with it, so both go in one write.
+
+    Two writes wake the caller twice, and cost a system call more. A head whose body is still to come goes
+    by itself in the next turn of the event loop.
+    """
+
+    __slots__ = ("_head", "_loop", "_transport", "begun")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+        self.begun = False
+
+    def write(self, data: bytes) -> None:
+        """Hold back the first piece of an answer, send it with the second."""
+        if not self.begun:
+            self.begun, self._head = True, data
+            self._loop.call_soon(self._flush)
+        elif self._head:
+            head, self._head = self._head, b""
+            self._transport.writelines((head, data))
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Close once everything is sent."""
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether the connection ends."""
+        return self._transport.is_closing()
+
+    def _flush(self) -> None:
+        head, self._head = self._head, b""
+        if head and not self._transport.is_closing():
+            self._transport.write(head)
+
+
 class StrictProtocol(HttpToolsProtocol):
     """One connection. Puts its `Caller` into `scope["guard.caller"]` and the whole target into `raw_path`."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:  # noqa: ANN401  uvicorn's own signature
         super().__init__(*args, **settings)
         self._caller: Caller
+        self._joined: _Joined
         self._status = 400
         self._whole = False  # between two requests
         self._in_head = True
@@ -109,6 +151,7 @@ class StrictProtocol(HttpToolsProtocol):
         """Start the clock of the first request."""
         self._caller = Caller(transport)
         super().connection_made(transport)
+        self._joined = _Joined(transport, self.loop)
         self._deadline = self.loop.call_later(ARRIVAL_LIMIT, self._too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -170,6 +213,8 @@ class StrictProtocol(HttpToolsProtocol):
             self._refuse(431)
         super().on_headers_complete()
         self.scope["raw_path"] = self.url
+        self._joined.begun = False
+        self.cycle.transport = self._joined  # type: ignore[assignment]  # it writes, closes, and asks no more
         self._in_head = False
 
     def on_message_complete(self) -> None:
@@ -225,7 +270,21 @@ class StrictProtocol(HttpToolsProtocol):
 
 
 class Listening(uvicorn.Server):
-    """A uvicorn server whose signals belong to the process that composes it: stop it by `should_exit = True`."""
+    """A uvicorn server whose signals belong to the process that composes it: end it by `stop`."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        """Take the settings `server` made."""
+        super().__init__(config)
+        self._stopping = asyncio.Event()
+
+    def stop(self, *, force: bool = False) -> None:
+        """Take no more requests and end once those under way are answered, or at once; call it in the event loop."""
+        self.should_exit, self.force_exit = True, force
+        self._stopping.set()
+
+    async def main_loop(self) -> None:
+        """Wait for the stop. uvicorn would look ten times a second, for its Date header and request limit."""
+        await self._stopping.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

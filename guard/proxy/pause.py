@@ -46,8 +46,9 @@ def challenge_object(challenge: Challenge, public_url: str) -> Mapping[str, Json
 
 
 def refused_text(deny: Deny) -> str:
-    """What the agent reads when the call is refused for good, or for now."""
-    return f"REFUSED, not executed: {sentence(deny.reasons)}. {_remedy(deny.code)}"
+    """What the agent reads when the call is refused for good, or for now; or when nobody knows whether it ran."""
+    what = "FAILED, perhaps executed" if deny.code is Code.UPSTREAM_BROKE else "REFUSED, not executed"
+    return f"{what}: {sentence(deny.reasons)}. {_remedy(deny.code)}"
 
 
 def sentence(reasons: tuple[Reason, ...]) -> str:
@@ -63,7 +64,9 @@ def _remedy(code: Code) -> str:
             return "Do not repeat this call; ask the person in charge before trying anything similar."
         case Code.SPENT | Code.STALE | Code.EXPIRED | Code.CANCELLED | Code.REVOKED:
             return "Repeat the call to ask again."
-        case Code.AUDIT_UNAVAILABLE | Code.STORE_UNAVAILABLE | Code.OVERLOADED | Code.STOPPING:
+        case Code.AUDIT_UNAVAILABLE | Code.STORE_UNAVAILABLE | Code.OVERLOADED | Code.TOO_MANY_PENDING | Code.STOPPING:
             return "Repeat exactly this call later."
+        case Code.UPSTREAM_BROKE:
+            return "Do not repeat this call before you know whether it ran."
         case _:
             return "Repeating it unchanged will not help."

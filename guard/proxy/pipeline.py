@@ -6,9 +6,7 @@ reason; the one catch-all of the package stands here.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Final, assert_never
 
 import anyio
@@ -49,6 +47,8 @@ from guard.wire.methods import resumes, target
 
 log = structlog.get_logger()
 
+READABLE: Final = 64 * 1024
+"""Characters of canonical arguments that an approver may be asked to read."""
 _LAST_STATE: Final = {
     Ending.OK: State.COMPLETED,
     Ending.TOOL_ERROR: State.COMPLETED,
@@ -63,6 +63,7 @@ _CLOSED_CODE: Final = {
     State.STALE: Code.STALE,
     State.REVOKED: Code.REVOKED,
 }
+_SPENT: Final = frozenset({State.CONSUMED, *_LAST_STATE.values()})
 
 
 class Pipeline:
@@ -87,14 +88,17 @@ class Pipeline:
         self._ceremony = ceremony
         self._journal, self._clock = journal, clock
         self._settings = Settings(irreversible=config.irreversible, expires=config.approval.expires)
-        self._in_flight: Counter[str] = Counter()
+        self._in_flight: dict[str, int] = {}
+        self._places = config.proxy.max_in_flight
+        self._ended: set[str] = set()
         self._stopping = anyio.Event()
 
     async def handle(self, arrival: Arrival, exchange: Exchange) -> None:
         """Carry one message through the steps; never raises but on cancellation."""
         judged: Judged | None = None
         try:
-            with self._place(arrival.principal):
+            self._take_place(arrival.principal)
+            try:
                 faults.point("call.received")
                 await self._memory.recall(arrival.principal)
                 judged = self._judge(self._read(arrival))  # 1 read, 2 classify, 3 assess
@@ -109,11 +113,18 @@ class Pipeline:
                         await self._refuse(arrival, exchange, decision)
                     case _:
                         assert_never(decision)
+            finally:
+                self._leave_place(arrival.principal)
         except GuardError as error:
             await self._fail(arrival, exchange, judged, error)
         except Exception as error:
             log.exception("pipeline.failed", server=arrival.server)
-            await self._fail(arrival, exchange, judged, GuardError(detail=type(error).__name__))
+            sent, name = judged is not None and judged.call.id in self._ended, type(error).__name__
+            failure = UpstreamError(sent=True, detail=name) if sent else GuardError(detail=name)
+            await self._fail(arrival, exchange, judged, failure)
+        finally:
+            if judged is not None:
+                self._ended.discard(judged.call.id)
 
     def refused(self, *, server: str, source: Source, principal: Principal | None, error: Exception) -> None:
         """Record a message that never became an `Arrival`."""
@@ -125,21 +136,22 @@ class Pipeline:
 
     # ------------------------------------------------------------------ 1 read
 
-    @contextmanager
-    def _place(self, principal: Principal) -> Iterator[None]:
-        """Hold one of the principal's places; there are only so many."""
+    def _take_place(self, principal: Principal) -> None:
+        """Take one of the principal's places; there are only so many."""
         who, places = principal.subject, self._in_flight
         if self._stopping.is_set():
             raise GuardError(reason=Code.STOPPING)
-        if places[who] >= self._config.proxy.max_in_flight:
+        taken = places.get(who, 0)
+        if taken >= self._places:
             raise GuardError(reason=Code.OVERLOADED)
-        places[who] += 1
-        try:
-            yield
-        finally:
+        places[who] = taken + 1
+
+    def _leave_place(self, principal: Principal) -> None:
+        who, places = principal.subject, self._in_flight
+        if places[who] > 1:
             places[who] -= 1
-            if not places[who]:
-                del places[who]
+        else:
+            del places[who]
 
     def _read(self, arrival: Arrival) -> Call:
         """Turn a decoded message into a Call with the digests that bind everything after it."""
@@ -203,6 +215,7 @@ class Pipeline:
     async def _step_up(self, judged: Judged, demand: Challenge, arrival: Arrival, exchange: Exchange) -> None:
         """Spend the grant of an earlier approval, or open or join the challenge, hold a moment, and answer."""
         _refuse_pre_answered(arrival)
+        _refuse_unreadable(judged.call)
         if await self._spend_grant(judged, exchange):
             return
         why = counterfactual(judged.classification, judged.findings, self._config.irreversible)
@@ -211,11 +224,13 @@ class Pipeline:
         if exchange.gone:
             self._journal.concluded(judged.call, Code.CALLER_LEFT, challenge_id=challenge.id)
             return
+        await self._memory.recall(judged.call.principal)
         judged = self._judge(judged.call)  # tags and definitions may have changed while it was held
         if challenge.state is State.SATISFIED and await self._spend_grant(judged, exchange):
             return
         challenge = await self._ceremony.settle(challenge.id, until=self._clock.mono())
-        self._journal.concluded(judged.call, challenge.state, challenge_id=challenge.id)
+        outcome = challenge.state if challenge.state not in _SPENT else Code.SPENT  # this call itself never ran
+        self._journal.concluded(judged.call, outcome, challenge_id=challenge.id)
         await self._pause(challenge, arrival, exchange)
 
     async def _hold(self, challenge: Challenge, principal: Principal, exchange: Exchange) -> Challenge:
@@ -223,6 +238,7 @@ class Pipeline:
         hold = self._config.hold(principal.subject)
         if challenge.state is not State.PENDING or not hold:
             return challenge
+        failed: GuardError | None = None
         async with anyio.create_task_group() as group:
 
             async def let_go(wait: Callable[[], object]) -> None:
@@ -231,8 +247,13 @@ class Pipeline:
 
             group.start_soon(let_go, exchange.wait_gone)
             group.start_soon(let_go, self._stopping.wait)
-            challenge = await self._ceremony.settle(challenge.id, until=self._clock.mono() + hold)
+            try:
+                challenge = await self._ceremony.settle(challenge.id, until=self._clock.mono() + hold)
+            except GuardError as error:  # a task group would wrap it, and nobody would learn what is away
+                failed = error
             group.cancel_scope.cancel()
+        if failed is not None:
+            raise failed
         return challenge
 
     async def _pause(self, challenge: Challenge, arrival: Arrival, exchange: Exchange) -> None:
@@ -276,6 +297,7 @@ class Pipeline:
         try:
             won = await self._ceremony.consume(grant, call_id=call.id)
         except UnavailableError:
+            self._ended.add(call.id)
             self._journal.concluded(call, "refused", grant)
             raise
         if not won:
@@ -292,12 +314,11 @@ class Pipeline:
             reasons = (Reason(error.reason, evidence=self._journal.said(error.public)),)
             raise
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._conclude(call, outcome, reasons, grant)
+            self._record_end(call, outcome, reasons, grant)
+            if grant is not None:
+                await self._close(grant, outcome)
         if outcome.ending in {Ending.OK, Ending.TOOL_ERROR}:
-            self._assessor.learn(
-                call, frozenset(p.proof_class for p in grant.proofs) if grant else frozenset[ProofClass]()
-            )
+            await self._learn(call, grant)
 
     @staticmethod
     async def _relay(exchange: Exchange) -> Outcome:
@@ -309,15 +330,33 @@ class Pipeline:
         faults.point("call.answered")
         return outcome
 
-    async def _conclude(self, call: Call, outcome: Outcome, reasons: tuple[Reason, ...], grant: Grant | None) -> None:
-        """Record the outcome, then bring the challenge to its last state."""
+    def _record_end(self, call: Call, outcome: Outcome, reasons: tuple[Reason, ...], grant: Grant | None) -> None:
+        """Record the outcome of a forward; the challenge comes to its last state after it."""
+        self._ended.add(call.id)
         extra = {"reasons": reasons_json(reasons)} if reasons else {}
         self._journal.concluded(
             call, outcome.ending, grant, result_bytes=outcome.result_bytes, status=outcome.status, **extra
         )
         faults.point("call.concluded")
-        if grant is not None:
-            await self._ceremony.conclude(grant.challenge, _LAST_STATE[outcome.ending])
+
+    async def _close(self, grant: Grant, outcome: Outcome) -> None:
+        """Bring the challenge to its last state. The outcome is on record, so that this fails changes nothing."""
+        try:
+            with anyio.CancelScope(shield=True):
+                await self._ceremony.conclude(grant.challenge, _LAST_STATE[outcome.ending])
+        except GuardError as error:
+            log.error("challenge.unconcluded", challenge=grant.challenge, detail=error.detail)  # noqa: TRY400
+
+    async def _learn(self, call: Call, grant: Grant | None) -> None:
+        """Fold an executed call into the profile, which may have made room for others meanwhile, and have it stored."""
+        proven = frozenset(proof.proof_class for proof in grant.proofs) if grant else frozenset[ProofClass]()
+        try:
+            await self._memory.recall(call.principal)
+        except UnavailableError as error:
+            log.warning("call.unlearnt", call_id=call.id, detail=error.detail)
+            return
+        if self._assessor.learn(call, proven):
+            self._memory.learnt()
 
     # ------------------------------------------------------------------ refusals
 
@@ -339,11 +378,18 @@ class Pipeline:
             log.warning("call.failed", reason=str(error.reason), detail=error.detail, server=arrival.server)
         if judged is None:
             self.refused(server=arrival.server, source=arrival.source, principal=arrival.principal, error=error)
-        elif not isinstance(error, UpstreamError):  # whose outcome is on record already
+        elif judged.call.id not in self._ended:  # else its outcome is on record already, and stays the only one
             said = reasons_json([Reason(error.reason, evidence=self._journal.said(error.public))])
             self._journal.concluded(judged.call, "refused", reasons=said)
         evidence = "" if error.public == error.reason.meaning else error.public
         await self._refuse(arrival, exchange, Deny(reasons=(Reason(error.reason, evidence=evidence),)))
+
+
+def _refuse_unreadable(call: Call) -> None:
+    """Nobody can judge what is too long to read, and laying it out for them takes the time of others."""
+    if len(call.canonical) > READABLE:
+        message = f"a call that needs a step-up may have at most {READABLE} characters of arguments"
+        raise GuardError(message, reason=Code.TOO_LARGE)
 
 
 def _refuse_pre_answered(arrival: Arrival) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import anyio
 
 from guard.errors import StoreUnavailableError, UpstreamError
 from guard.proxy.connection import Connection
+from guard.proxy.documents import Listing, ending, is_stream
 from guard.proxy.exchange import Arrival, Ending, Outcome
 from guard.proxy.headers import Headers, first, returning
 from guard.proxy.listener import Caller
@@ -24,16 +24,11 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 LOOK_LIMIT: Final = 256 * 1024
 """Bytes of an answer kept to see whether the tool reported an error; longer answers count as OK."""
-LISTING_LIMIT: Final = 8 * 1024 * 1024
-"""Bytes of an answer to tools/list kept for the observer; longer ones are relayed unobserved."""
 
-_SUSPECT: Final = re.compile(rb'"isError"\s*:\s*true|"error"\s*:')
 _REDIRECTS: Final = range(300, 400)
 _NOT_MODIFIED: Final = 304
 _BODILESS: Final = frozenset({204, _NOT_MODIFIED})
 _ERRORS: Final = 400
-_EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-_DATA: Final = re.compile(rb"^data: ?(.*)$")
 
 
 async def write(send: Send, status: int, headers: Headers, body: bytes) -> None:
@@ -52,13 +47,33 @@ class Relay:
     cancel, in the legacy era it says no more than the caller's own leaving would.
     """
 
-    __slots__ = ("_caller", "_connection", "_send", "_upstreams", "begun", "kept", "limit", "size", "status")
+    __slots__ = (
+        "_caller",
+        "_connection",
+        "_observe",
+        "_send",
+        "_upstreams",
+        "begun",
+        "kept",
+        "limit",
+        "size",
+        "status",
+    )
 
-    def __init__(self, upstreams: Upstreams, caller: Caller, send: Send, limit: int = 0) -> None:
+    def __init__(
+        self,
+        upstreams: Upstreams,
+        caller: Caller,
+        send: Send,
+        limit: int = 0,
+        observe: Callable[[bytes], None] | None = None,
+    ) -> None:
+        """Relay between `caller` and `upstreams`; `observe` sees every document of the answer before the caller."""
         self._upstreams = upstreams
         self._caller = caller
         self._send = send
         self._connection: Connection | None = None
+        self._observe = observe
         self.limit = limit
         self.kept: list[bytes] | None = []
         self.begun = False
@@ -108,10 +123,15 @@ class Relay:
             headers = [pair for pair in headers if pair[0] != b"content-length"]
         self.begun, self.status = True, answer.status
         await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        listing = None
+        if self._observe is not None and answer.status < _ERRORS:
+            listing = Listing(self._observe, streamed=is_stream(answer.headers))
         drained = False
         while not drained:
             piece = await answer.chunk()
             drained = answer.drained
+            if listing is not None:
+                listing.take(piece, last=drained)
             self.size += len(piece)
             if self.kept is not None:
                 self.kept.append(piece)
@@ -182,8 +202,9 @@ class HttpExchange:
         """
         arrival, message = self._arrival, self._arrival.message
         method = message.method if isinstance(message, Request) else ""
-        listing = method == "tools/list" and self._upstreams.observe is not None
-        relay = Relay(self._upstreams, self._caller, self._send, LISTING_LIMIT if listing else LOOK_LIMIT)
+        observe = self._upstreams.observe if method == "tools/list" else None
+        look = partial(observe, arrival.server) if observe is not None else None
+        relay = Relay(self._upstreams, self._caller, self._send, LOOK_LIMIT, look)
         try:
             whole = await relay.run(
                 server=arrival.server,
@@ -197,10 +218,12 @@ class HttpExchange:
             self.answered = relay.begun
         if not whole:
             return Outcome(ending=Ending.UNKNOWN, result_bytes=relay.size, status=relay.status)
-        return Outcome(ending=self._look(relay, listing=listing), result_bytes=relay.size, status=relay.status)
+        return Outcome(ending=_look(relay), result_bytes=relay.size, status=relay.status)
 
     async def answer(self, body: bytes, *, status: int = 200) -> None:
-        """Write one JSON-RPC message, or nothing but the status when `body` is empty."""
+        """Write one JSON-RPC message, or nothing but the status when `body` is empty; nothing after an answer."""
+        if self.answered:
+            return
         self.answered = True
         await write(self._send, status, (), body)
 
@@ -218,47 +241,11 @@ class HttpExchange:
         if not bound:
             raise UpstreamError(sent=True, reason=Code.FOREIGN_SESSION)
 
-    def _look(self, relay: Relay, *, listing: bool) -> Ending:
-        if relay.status >= _ERRORS:
-            return Ending.UPSTREAM_ERROR
-        if relay.kept is None:
-            return Ending.OK
-        body = relay.kept[0] if len(relay.kept) == 1 else b"".join(relay.kept)
-        if listing and self._upstreams.observe is not None:
-            for document in documents(body):
-                if b'"result"' in document:
-                    self._upstreams.observe(self._arrival.server, document)
-        return ending(body)
 
-
-def documents(body: bytes) -> Iterator[bytes]:
-    """The JSON texts of an answer: the body itself, or the data of every event of an event stream.
-
-    An event stream is told by its first byte: no JSON-RPC message begins like a line of one.
-    """
-    if body.lstrip()[:1] in {b"{", b""}:
-        yield body
-        return
-    for event in _EVENT_END.split(body):
-        lines = [found[1] for line in event.splitlines() if (found := _DATA.match(line))]
-        if lines:
-            yield b"\n".join(lines)
-
-
-def ending(body: bytes) -> Ending:
-    """How the tool says the call ended: its JSON is read only where its bytes look like an error."""
-    if not _SUSPECT.search(body):
+def _look(relay: Relay) -> Ending:
+    """How a whole answer says that the call ended."""
+    if relay.status >= _ERRORS:
+        return Ending.UPSTREAM_ERROR
+    if relay.kept is None:
         return Ending.OK
-    for document in documents(body):
-        try:
-            message = json.loads(document)
-        except (ValueError, RecursionError):
-            continue
-        if not isinstance(message, dict) or "method" in message:
-            continue
-        if "error" in message:
-            return Ending.UPSTREAM_ERROR
-        result = message.get("result")
-        if isinstance(result, dict) and result.get("isError") is True:
-            return Ending.TOOL_ERROR
-    return Ending.OK
+    return ending(relay.kept[0] if len(relay.kept) == 1 else b"".join(relay.kept))

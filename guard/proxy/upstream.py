@@ -32,7 +32,7 @@ _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[ -~\x80-\xff\t]*")
 
 Observe: TypeAlias = Callable[[str, bytes], None]
-"""Called with the server's name and one JSON answer to `tools/list`, after it was relayed."""
+"""Called with the server's name and one answer to `tools/list`, before the caller has it; see `Catalogue.observe`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +79,6 @@ class Answer:
             UpstreamError: `sent=True`: the tool server broke off.
         """
         return await self._connection.chunk()
-
-    def abandon(self) -> None:
-        """Close the connection now; a waiting `chunk` raises `UpstreamError`."""
-        self._connection.close()
 
     async def __aenter__(self) -> Self:
         return self

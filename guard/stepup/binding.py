@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 
 from guard.errors import ProofExpiredError, ProofInvalidError, ProofWrongCallError
@@ -23,6 +24,8 @@ TYPE: Final = "guard.stepup-challenge"
 VERSION: Final = 1
 SKEW: Final = 60
 """Seconds a signer's clock may be behind or ahead of the guard's."""
+_VIEWS: Final = 256
+"""Digests of views kept at hand."""
 
 
 def pae(payload_type: str, payload: bytes) -> bytes:
@@ -41,7 +44,6 @@ def document(challenge: Challenge, *, audience: str) -> Mapping[str, Json]:
     """
     if not challenge.state.open:
         raise ProofExpiredError
-    unanswered = replace(challenge, proofs=(), state=State.PENDING)
     return {
         "v": VERSION,
         "typ": TYPE,
@@ -59,7 +61,7 @@ def document(challenge: Challenge, *, audience: str) -> Mapping[str, Json]:
         "tool_schema_digest": challenge.definition,
         "args_digest": digest(challenge.arguments),
         "call_digest": challenge.digest,
-        "view_digest": render(unanswered).digest,
+        "view_digest": _view_digest(replace(challenge, proofs=(), state=State.PENDING, version=0)),
         "policy": {"revision": challenge.policy_revision, "rule": challenge.rule},
         "tier": challenge.sensitivity.label,
         "effects": sorted(challenge.effects),
@@ -70,6 +72,12 @@ def document(challenge: Challenge, *, audience: str) -> Mapping[str, Json]:
             "strict": challenge.requirement.strict,
         },
     }
+
+
+@lru_cache(maxsize=_VIEWS)
+def _view_digest(unanswered: Challenge) -> str:
+    """Of the view when the challenge opened: signer and guard ask for it again and again."""
+    return render(unanswered).digest
 
 
 def document_bytes(checked: Mapping[str, Json]) -> bytes:

@@ -8,8 +8,10 @@ claim one end. A consumption lies between two records: the caller's intent, on d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Final, TypeVar
 
 import anyio
@@ -28,6 +30,7 @@ from guard.errors import (
 from guard.model import Challenge, Grant, Json, Proof, ProofClass, State
 from guard.ports import Clock, FactorVerifier, Ledger, Store
 from guard.reasons import Code
+from guard.requirement import satisfied
 from guard.stepup import records
 from guard.stepup.machine import (
     CLOSED,
@@ -79,11 +82,13 @@ class Ceremony:
         *,
         verifiers: Mapping[str, FactorVerifier],
         cool_down: float,
+        pending: int = 256,
         redact: Callable[[str], str] = _bounded,
     ) -> None:
-        """Take the ports; `verifiers` by kind of evidence, `cool_down` in seconds, `redact` for people's words."""
+        """Take the ports; `verifiers` by kind of evidence, `cool_down` in seconds, `pending` challenges a principal."""
         self._store, self._challenges, self._ledger, self._clock = store, store.challenges, ledger, clock
         self._verifiers, self._cool_down, self._redact = dict(verifiers), cool_down, redact
+        self._pending_limit, self._opening = pending, Counter[str]()
         self._waiting = Waiting(store)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -101,8 +106,8 @@ class Ceremony:
     async def _sweep(self) -> None:
         """Expire what is due. What fails now waits for the next sweep; every use checks the time by itself."""
         with suppress(UnavailableError, ChallengeError):
-            still_open = frozenset({State.PENDING, State.SATISFIED})
-            for challenge in await self._blocking(lambda: self._challenges.find(states=still_open)):
+            still_open, now = frozenset({State.PENDING, State.SATISFIED}), self._clock.now()
+            for challenge in await self._blocking(lambda: self._challenges.find(states=still_open, due=now)):
                 await self._current(challenge)
 
     # ------------------------------------------------------------------ the caller's side
@@ -115,25 +120,42 @@ class Ceremony:
 
         Raises:
             StoreUnavailableError, LedgerUnavailableError: nothing was opened, or nobody knows of it.
-            ChallengeError: others kept changing the challenge of this call.
+            ChallengeError: others kept changing the challenge of this call, or too many of the principal are open.
         """
         for _ in range(ATTEMPTS):
             newest = await self._blocking(lambda: self._challenges.by_digest(challenge.digest))
             if newest is not None and newest.state.open:
                 newest = await self._current(newest)
-                if newest.state.open and (changed := _changed_terms(newest, challenge)):
+                if not newest.state.open:
+                    continue
+                if changed := _changed_terms(newest, challenge) or await self._fallen(newest):
                     await self._apply(newest, Staled(f"{changed} changed since this was opened"))
-                elif newest.state.open:
+                else:
                     self._ledger.append("challenge.joined", records.identity(newest) | {"call_id": call_id})
                     return newest
                 continue
             now = self._clock.now()
             if newest is not None and newest.state is State.DENIED and now < newest.decided + self._cool_down:
                 return newest
-            opened = await self._insert(challenge, counterfactual, call_id)
+            async with self._place(challenge.principal.subject):
+                opened = await self._insert(challenge, counterfactual, call_id)
             if opened.id == challenge.id:
                 return opened
         raise ChallengeError("this call's challenge keeps changing", reason=Code.STALE)
+
+    @asynccontextmanager
+    async def _place(self, principal: str) -> AsyncIterator[None]:
+        """Hold one of the places for open challenges: what one agent asks must not bury what others ask."""
+        self._opening[principal] += 1
+        try:
+            count = await self._blocking(lambda: self._challenges.count_open(principal, self._clock.now()))
+            if count + self._opening[principal] > self._pending_limit:
+                raise ChallengeError(reason=Code.TOO_MANY_PENDING)
+            yield
+        finally:
+            self._opening[principal] -= 1
+            if not self._opening[principal]:
+                del self._opening[principal]
 
     async def _insert(self, challenge: Challenge, counterfactual: Sequence[str], call_id: str) -> Challenge:
         """Record, then insert; the record of one that another process forestalled is closed again."""
@@ -167,12 +189,30 @@ class Ceremony:
                     await watch.wait(challenge)
 
     async def grants(self, digest: str) -> tuple[Grant, ...]:
-        """The unspent grants for this call digest; whether one covers the call now is for `decide` to say."""
+        """The unspent grants for this call digest; whether one covers the call now is for `decide` to say.
+
+        Proofs of somebody who was removed, or from a factor that was revoked since, are no longer among them.
+        """
         newest = await self._blocking(lambda: self._challenges.by_digest(digest))
         if newest is None or not newest.state.open:
             return ()
-        grant = (await self._current(newest)).grant
+        grant = await self._standing(await self._current(newest))
         return (grant,) if grant else ()
+
+    async def _standing(self, challenge: Challenge) -> Grant | None:
+        """The grant of a satisfied challenge with the proofs of those only who could give them still."""
+        grant, verifiers = challenge.grant, tuple(self._verifiers.values())
+        if grant is None:
+            return None
+        proofs = await self._blocking(
+            lambda: tuple(proof for proof in grant.proofs if all(one.stands(challenge, proof) for one in verifiers))
+        )
+        return replace(grant, proofs=proofs)
+
+    async def _fallen(self, challenge: Challenge) -> str:
+        """What undid the grant of a challenge, in words; empty when it still holds, or there is none yet."""
+        grant = await self._standing(challenge)
+        return "" if grant is None or satisfied(grant.requirement, grant.proofs) else "who may prove it"
 
     async def consume(self, grant: Grant, *, call_id: str = "") -> bool:
         """Spend the grant: one durable compare-and-swap with exactly one winner, over all processes.
@@ -185,7 +225,7 @@ class Ceremony:
             LedgerUnavailableError: it was spent and that could not be recorded; nothing may be forwarded.
         """
         challenge = await self._blocking(lambda: self._challenges.get(grant.challenge))
-        if challenge is None or (await self._current(challenge)).grant != grant:
+        if challenge is None or await self._standing(await self._current(challenge)) != grant:
             return False
         try:
             spent, effects = step(challenge, Consumed(), self._clock.now())
@@ -270,9 +310,13 @@ class Ceremony:
             NotFoundError: there is no unspent grant of this id.
             ChallengeClosedError: it was spent or ended in the meantime.
         """
-        challenge = await self._current(await self._get("c" + grant_id[1:]))
+        nothing = NotFoundError(f"there is no unspent grant {visible(grant_id)}")
+        try:
+            challenge = await self._current(await self._get("c" + grant_id[1:]))
+        except NotFoundError:
+            raise nothing from None
         if challenge.grant is None or challenge.grant.id != grant_id:
-            raise NotFoundError(f"there is no unspent grant {visible(grant_id)}")
+            raise nothing
         return await self._apply(challenge, Revoked(by))
 
     async def _verify(self, challenge: Challenge, kind: str, evidence: Mapping[str, Json]) -> Proof:
@@ -312,7 +356,7 @@ class Ceremony:
 
     async def _current(self, challenge: Challenge) -> Challenge:
         """The challenge, EXPIRED first if it is open and its time is up."""
-        if not challenge.state.open or self._clock.now() < challenge.expires:
+        if not challenge.state.open or challenge.timely(self._clock.now()):
             return challenge
         try:
             return await self._apply(challenge, Expired())

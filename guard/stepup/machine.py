@@ -149,10 +149,10 @@ def step(challenge: Challenge, event: Event, now: float) -> tuple[Challenge, tup
 
 
 def _require_open(challenge: Challenge, now: float) -> None:
-    """Nothing happens to a challenge that ended, or whose time is up (`not <`, so that NaN is late, too)."""
+    """Nothing happens to a challenge that ended, or whose time is up (NaN is late, too)."""
     if not challenge.state.open:
         raise ChallengeClosedError(reason=CLOSED[challenge.state])
-    if not now < challenge.expires:
+    if not challenge.timely(now):
         raise ChallengeClosedError(reason=Code.EXPIRED)
 
 
@@ -219,7 +219,7 @@ def _conclude(challenge: Challenge, event: Concluded) -> tuple[Challenge, tuple[
 def _expire(challenge: Challenge, now: float) -> tuple[Challenge, tuple[Effect, ...]]:
     if not challenge.state.open:
         raise ChallengeClosedError(reason=CLOSED[challenge.state])
-    if now < challenge.expires:
+    if challenge.timely(now):
         raise _illegal(challenge, Expired())
     return _end(challenge, State.EXPIRED, "challenge.expired", now, because=Code.EXPIRED.meaning)
 

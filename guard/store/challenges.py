@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Final, TypeAlias
 
-from sqlalchemy import ColumnElement, RowMapping, Select, bindparam, select, text, update
+from sqlalchemy import ColumnElement, RowMapping, Select, bindparam, func, select, text, update
 
 from guard.errors import StoreUnavailableError
 from guard.model import Challenge, State
@@ -28,6 +28,9 @@ _ALL: Final[Select[tuple[object, ...]]] = select(*(table.c[column] for column in
 _BY_ID: Final = _ALL.where(table.c.id == bindparam("wanted"))
 _OPEN_BY_DIGEST: Final = _ALL.where(table.c.digest == bindparam("wanted"), table.c.state.in_(OPEN))
 _NEWEST_BY_DIGEST: Final = _ALL.where(table.c.digest == bindparam("wanted")).order_by(table.c.seq.desc()).limit(1)
+_COUNT_OPEN: Final = select(func.count()).where(
+    table.c.state.in_(OPEN), table.c.principal == bindparam("wanted"), table.c.expires > bindparam("now")
+)
 _STATES: Final = select(table.c.id, table.c.state, table.c.version).where(
     table.c.id.in_(bindparam("wanted", expanding=True))
 )
@@ -89,8 +92,10 @@ class SqlChallenges:
         """
         return self._first(_NEWEST_BY_DIGEST, digest)
 
-    def find(self, *, states: frozenset[State] = frozenset(), principal: str = "") -> Sequence[Challenge]:
-        """Challenges by state and principal, in the order of insertion.
+    def find(
+        self, *, states: frozenset[State] = frozenset(), principal: str = "", due: float | None = None
+    ) -> Sequence[Challenge]:
+        """Challenges by state and principal, in the order of insertion; with `due`, those that expire by then.
 
         Raises:
             StoreUnavailableError: the database cannot serve, or one of the challenges cannot be read.
@@ -100,9 +105,20 @@ class SqlChallenges:
             wanted.append(table.c.state.in_(sorted(states)))
         if principal:
             wanted.append(table.c.principal == principal)
+        if due is not None:
+            wanted.append(table.c.expires <= due)
         with self._database.read() as connection:
             found = connection.execute(_ALL.where(*wanted).order_by(table.c.seq)).mappings().all()
         return tuple(self._read(row) for row in found)
+
+    def count_open(self, principal: str, now: float) -> int:
+        """How many challenges of a principal are open, and not out of time at `now`.
+
+        Raises:
+            StoreUnavailableError: the database cannot serve.
+        """
+        with self._database.read() as connection:
+            return int(connection.execute(_COUNT_OPEN, {"wanted": principal, "now": now}).scalar_one())
 
     def swap(self, old: Challenge, new: Challenge, *, durable: bool) -> bool:
         """One statement that changes the row only while it is still `old`; the version becomes `old.version + 1`.

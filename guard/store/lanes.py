@@ -47,6 +47,5 @@ class SqlLanes:
             StoreUnavailableError: the database cannot serve.
             ValueError: more records are known, or as many with another root.
         """
-        with self._database.write() as connection:
-            if connection.execute(self._put, asdict(lane)).rowcount != 1:
-                raise ValueError(f"lane {lane.name}: a history that is known is neither shortened nor rewritten")
+        if self._database.write_unnoticed(self._put, asdict(lane)) != 1:
+            raise ValueError(f"lane {lane.name}: a history that is known is neither shortened nor rewritten")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from http import HTTPStatus
 from typing import Final
@@ -139,7 +139,7 @@ class _Endpoints:
 
     async def show(self, request: Request) -> Response:
         """One challenge with the document its signer signs."""
-        return JSONResponse(describe(await self._get(request), now=self._clock.now(), audience=self._audience))
+        return JSONResponse((await self._described([await self._get(request)], self._audience))[0])
 
     async def index(self, request: Request) -> Response:
         """Challenges by `state` (comma-separated) and `principal`, oldest first.
@@ -156,8 +156,7 @@ class _Endpoints:
         if wait > 0 and cursor(found) == query.get("after", ""):
             found = await self._news(states, query.get("principal", ""), query.get("after", ""), wait)
         audience = self._audience if query.get("document") == "1" else ""
-        described = [describe(one, now=self._clock.now(), audience=audience) for one in found]
-        return JSONResponse({"cursor": cursor(found), "challenges": described})
+        return JSONResponse({"cursor": cursor(found), "challenges": await self._described(found, audience)})
 
     async def prove(self, request: Request) -> Response:
         """Take one proof: `kind` and the evidence of that kind."""
@@ -182,6 +181,11 @@ class _Endpoints:
         if found is None:
             raise NotFoundError(f"there is no challenge {identifier}")
         return found
+
+    async def _described(self, found: Sequence[Challenge], audience: str) -> list[dict[str, Json]]:
+        """In a worker thread: a document holds the digest of a view of arguments that an agent chose."""
+        now = self._clock.now()
+        return await anyio.to_thread.run_sync(lambda: [describe(one, now=now, audience=audience) for one in found])
 
     async def _listing(self, states: frozenset[State], principal: str) -> list[Challenge]:
         found = await anyio.to_thread.run_sync(lambda: self._store.challenges.find(states=states, principal=principal))

@@ -13,7 +13,7 @@ from guard.stepup.binding import document
 def describe(challenge: Challenge, *, now: float, audience: str = "") -> dict[str, Json]:
     """One challenge; with an `audience` and while it is open, also the document a signer signs."""
     state = challenge.state
-    if state.open and not now < challenge.expires:
+    if state.open and not challenge.timely(now):
         state = State.EXPIRED
     described: dict[str, Json] = {
         "id": challenge.id,
@@ -45,7 +45,7 @@ def describe(challenge: Challenge, *, now: float, audience: str = "") -> dict[st
 
 def current(challenges: Iterable[Challenge], *, now: float, limit: int) -> Sequence[Challenge]:
     """The first `limit` challenges that are not merely waiting to be swept away."""
-    living = (one for one in challenges if not one.state.open or now < one.expires)
+    living = (one for one in challenges if not one.state.open or one.timely(now))
     return [one for _, one in zip(range(limit), living, strict=False)]
 
 

@@ -102,16 +102,11 @@ def call_digest(*, principal: str, server: str, kind: str, name: str, definition
         canonical_arguments: `canonical` text of the arguments; neither `_meta` nor the state of earlier
             rounds belongs to them, so that a retry of the same call has the same digest.
     """
-    bound: Json = {
-        "type": "guard.call/1",
-        "principal": principal,
-        "server": server,
-        "kind": kind,
-        "name": name,
-        "definition": definition,
-        "arguments": digest(canonical_arguments),
-    }
-    return digest(canonical(bound))
+    quoted = encode_basestring
+    return digest(  # RFC 8785, spelled out: texts only, and the names in their order
+        f'{{"arguments":"{digest(canonical_arguments)}","definition":{quoted(definition)},"kind":{quoted(kind)},'
+        f'"name":{quoted(name)},"principal":{quoted(principal)},"server":{quoted(server)},"type":"guard.call/1"}}'
+    )
 
 
 def definition_digest(tool: Mapping[str, Json]) -> str:

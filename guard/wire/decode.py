@@ -20,7 +20,7 @@ from guard.errors import WireError
 from guard.model import Json
 from guard.reasons import Code
 from guard.wire.message import Message, Notification, Request, Response
-from guard.wire.methods import INVALID_PARAMS, Method, method, target
+from guard.wire.methods import INVALID_PARAMS, TOOL_NAME, Method, method, target
 from guard.wire.strict import MAX_SAFE_INTEGER, read
 
 __all__ = ["Message", "Notification", "Request", "Response", "decode", "single_line"]
@@ -32,12 +32,13 @@ MODERN_VERSIONS: Final = ("2026-07-28",)
 _MAX_ID: Final = 128
 _MAX_NAME: Final = 256
 _SAFE_DIGITS: Final = len(str(-MAX_SAFE_INTEGER))
-_UNSUPPORTED_VERSION: Final = -32022
+UNSUPPORTED_VERSION: Final = -32022
+MAX_VERSION: Final = 64
+"""Characters of an unknown version that are repeated to whoever asked for it."""
 _REQUEST: Final = frozenset({"jsonrpc", "id", "method", "params"})
 _ANSWERS: Final = (frozenset({"jsonrpc", "id", "result"}), frozenset({"jsonrpc", "id", "error"}))
 _ERROR: Final = frozenset({"code", "message", "data"})
 _READABLE: Final = frozenset({Code.NUMBER, Code.AMBIGUOUS, Code.ENCODING})
-_TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _SPELLED_AS_FRACTION: Final = re.compile(r":[ \t\n\r]*+-?[0-9]++[.eE]")
 _LINE_BREAKS: Final = {"\u0085": rb"\u0085", "\u2028": rb"\u2028", "\u2029": rb"\u2029"}
 
@@ -60,7 +61,7 @@ def decode(raw: bytes, *, exact_integers: bool = False) -> Message:
         if error.reason in _READABLE:
             error.request_id = _readable_id(raw)
         raise
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise WireError("a message is one JSON object; batches are not accepted")
     if value.get("jsonrpc") != "2.0":
         raise WireError('jsonrpc must be "2.0"')
@@ -124,9 +125,10 @@ def _question(value: Mapping[str, Json], message_id: str | int | None, raw: byte
     name, params = value["method"], value.get("params", {})
     if not isinstance(name, str):
         raise WireError("method must be a string")
-    if not isinstance(params, Mapping):
+    if not isinstance(params, dict):
         raise WireError("params must be an object", rpc_code=INVALID_PARAMS)
-    known = method(name)
+    meta = params.get("_meta")
+    known = method(name, modern=isinstance(meta, dict) and VERSION_KEY in meta)
     if known.request is (message_id is None):
         kind = "request and needs an id" if known.request else "notification and has no id"
         raise WireError(f"{name} is a {kind}")
@@ -147,14 +149,14 @@ def _check_params(name: str, known: Method, params: Mapping[str, Json]) -> None:
         if not isinstance(named, str) or not named:
             message = f"params.{known.named_by} must be a string that is not empty"
             raise WireError(message, rpc_code=INVALID_PARAMS)
-        if name == "tools/call" and not _TOOL_NAME.fullmatch(named):
+        if name == "tools/call" and not TOOL_NAME.fullmatch(named):
             raise WireError("a tool name is 1 to 128 of the characters A-Z a-z 0-9 _ . -", rpc_code=INVALID_PARAMS)
         if known.kind == "prompt" and (len(named) > _MAX_NAME or not named.isprintable()):
             raise WireError(f"a prompt name is at most {_MAX_NAME} printable characters", rpc_code=INVALID_PARAMS)
     for member in ("arguments", "task", "inputResponses", "_meta"):
-        if member in params and not isinstance(params[member], Mapping):
+        if member in params and not isinstance(params[member], dict):
             raise WireError(f"params.{member} must be an object", rpc_code=INVALID_PARAMS)
-    if isinstance(meta := params.get("_meta"), Mapping):
+    if isinstance(meta := params.get("_meta"), dict):
         _check_envelope(meta)
 
 
@@ -163,13 +165,13 @@ def _check_envelope(meta: Mapping[str, Json]) -> None:
     if VERSION_KEY not in meta and CAPABILITIES_KEY not in meta:
         return
     version, capabilities = meta.get(VERSION_KEY), meta.get(CAPABILITIES_KEY)
-    if not isinstance(version, str) or not isinstance(capabilities, Mapping):
+    if not isinstance(version, str) or not isinstance(capabilities, dict):
         message = f"params._meta must hold {VERSION_KEY} (a string) and {CAPABILITIES_KEY} (an object), or neither"
         raise WireError(message, rpc_code=INVALID_PARAMS)
     if version not in MODERN_VERSIONS:
         message = "Unsupported protocol version"
-        data = {"supported": MODERN_VERSIONS, "requested": version[:64]}
-        raise WireError(message, rpc_code=_UNSUPPORTED_VERSION, data=data)
+        data = {"supported": MODERN_VERSIONS, "requested": version[:MAX_VERSION]}
+        raise WireError(message, rpc_code=UNSUPPORTED_VERSION, data=data)
 
 
 def _closed(holder: Mapping[str, Json], members: frozenset[str], where: str) -> None:
@@ -184,15 +186,11 @@ def _answer(value: Mapping[str, Json], message_id: str | int | None, raw: bytes)
     if value.keys() not in _ANSWERS or message_id is None:
         raise WireError("a message has an id or a method, and exactly one of method, result and error")
     if "result" in value:
-        if not isinstance(result := value["result"], Mapping):
+        if not isinstance(result := value["result"], dict):
             raise WireError("result must be an object")
         return Response(message_id, result, None, raw)
     error = value["error"]
-    if (
-        not isinstance(error, Mapping)
-        or not isinstance(error.get("message"), str)
-        or type(error.get("code")) is not int
-    ):
+    if not isinstance(error, dict) or not isinstance(error.get("message"), str) or type(error.get("code")) is not int:
         raise WireError("error must be an object with an integer code and a message")
     _closed(error, _ERROR, "error")
     return Response(message_id, None, error, raw)

@@ -21,7 +21,7 @@ from typing import Final
 from guard.errors import WireError
 from guard.model import Json
 from guard.reasons import Code
-from guard.wire.decode import MODERN_VERSIONS, VERSION_KEY
+from guard.wire.decode import MAX_VERSION, MODERN_VERSIONS, UNSUPPORTED_VERSION, VERSION_KEY
 from guard.wire.message import Message, Notification, Request, Response
 from guard.wire.methods import INVALID_PARAMS, METHODS
 
@@ -30,10 +30,10 @@ _CLIENT_KEY: Final = "io.modelcontextprotocol/clientInfo"
 LEGACY_VERSIONS: Final = frozenset({"2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"})
 HEADER_MISMATCH: Final = -32020
 
-_VERSION: Final = b"mcp-protocol-version"
+VERSION: Final = b"mcp-protocol-version"
 _METHOD: Final = b"mcp-method"
 _NAME: Final = b"mcp-name"
-_ROUTING: Final = frozenset({_VERSION, _METHOD, _NAME})
+_ROUTING: Final = frozenset({VERSION, _METHOD, _NAME})
 # The specification wants `Mcp-Name` for these; the tasks extension may send it for tasks/* too.
 _NAME_REQUIRED: Final = frozenset({"tools/call", "prompts/get", "resources/read"})
 _SENTINEL: Final = re.compile(r"=\?base64\?(.*)\?=", re.DOTALL)
@@ -71,6 +71,23 @@ def check_headers(headers: Sequence[tuple[bytes, bytes]], message: Message) -> E
         raise
 
 
+def versions_apart(headers: Sequence[tuple[bytes, bytes]], unsupported: WireError) -> WireError | None:
+    """The error of a body whose version `decode` does not support, when its header states another version.
+
+    Whoever states two versions is told so before being told which of them are known.
+    """
+    if unsupported.rpc_code != UNSUPPORTED_VERSION or not isinstance(unsupported.data, dict):
+        return None
+    try:
+        if _routing(headers).get(VERSION, "")[:MAX_VERSION] == unsupported.data["requested"]:
+            return None
+        apart = _mismatch("MCP-Protocol-Version is not the version of the body")
+    except WireError as twice:
+        apart = twice
+    apart.request_id = unsupported.request_id
+    return apart
+
+
 def client_name(message: Message) -> str:
     """What the client calls itself on this message, for display only; "" when it does not say.
 
@@ -79,12 +96,12 @@ def client_name(message: Message) -> str:
     info = _meta(message).get(_CLIENT_KEY)
     if info is None and isinstance(message, Request) and message.method == "initialize":
         info = message.params.get("clientInfo")
-    name = info.get("name") if isinstance(info, Mapping) else None
+    name = info.get("name") if isinstance(info, dict) else None
     return "".join(filter(str.isprintable, name[: 4 * _MAX_CLIENT]))[:_MAX_CLIENT] if isinstance(name, str) else ""
 
 
 def _check(routing: Mapping[bytes, str], message: Message) -> Era:
-    era = _agreed_era(routing.get(_VERSION), message)
+    era = _agreed_era(routing.get(VERSION), message)
     demanded = era is Era.MODERN and isinstance(message, Request)
     stated = routing.get(_METHOD)
     name = None if isinstance(message, Response) else message.method
@@ -103,7 +120,7 @@ def _meta(message: Message) -> Mapping[str, Json]:
     if isinstance(message, Response):
         return {}
     meta = message.params.get("_meta")
-    return meta if isinstance(meta, Mapping) else {}
+    return meta if isinstance(meta, dict) else {}
 
 
 def _routing(headers: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, str]:
@@ -146,7 +163,7 @@ def _named(message: Message) -> Json:
         return None
     if message.method == "completion/complete":
         reference = message.params.get("ref")
-        return reference.get("name", reference.get("uri")) if isinstance(reference, Mapping) else None
+        return reference.get("name", reference.get("uri")) if isinstance(reference, dict) else None
     return message.params.get(METHODS[message.method].named_by)
 
 

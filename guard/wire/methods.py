@@ -9,6 +9,7 @@ as responses.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
@@ -23,6 +24,8 @@ Kind: TypeAlias = Literal["tool", "resource", "prompt", "protocol"]
 
 METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
+TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+"""The whole name of a tool that can be called (the specification's SHOULD is a MUST here)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +33,15 @@ class Method:
     """One method: request or notification, what it acts on, and the closed set of its parameters.
 
     `named_by` is the parameter that `Mcp-Name` repeats and that must be a string ("" for none); with
-    `members` None the method takes parameters the protocol does not list.
+    `members` None the method takes parameters the protocol does not list. `legacy` methods were removed
+    in the modern era.
     """
 
     request: bool
     kind: Kind
     members: frozenset[str] | None
     named_by: str = ""
+    legacy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +56,8 @@ class Target:
 _RESUMING: Final = ("inputResponses", "requestState")
 
 
-def _request(kind: Kind, *members: str, named_by: str = "") -> Method:
-    return Method(request=True, kind=kind, members=frozenset({*members, "_meta"}), named_by=named_by)
+def _request(kind: Kind, *members: str, named_by: str = "", legacy: bool = False) -> Method:
+    return Method(request=True, kind=kind, members=frozenset({*members, "_meta"}), named_by=named_by, legacy=legacy)
 
 
 def _notification(*members: str) -> Method:
@@ -64,8 +69,8 @@ METHODS: Final[Mapping[str, Method]] = {
     "tools/call": _request("tool", "name", "arguments", "task", *_RESUMING, named_by="name"),
     "prompts/get": _request("prompt", "name", "arguments", *_RESUMING, named_by="name"),
     "resources/read": _request("resource", "uri", *_RESUMING, named_by="uri"),
-    "resources/subscribe": _request("resource", "uri", named_by="uri"),
-    "resources/unsubscribe": _request("resource", "uri", named_by="uri"),
+    "resources/subscribe": _request("resource", "uri", named_by="uri", legacy=True),
+    "resources/unsubscribe": _request("resource", "uri", named_by="uri", legacy=True),
     # `ref` says whether a prompt or a resource template is meant; `target` tells.
     "completion/complete": _request("prompt", "ref", "argument", "context"),
     # Answers what a task asked its human, so it weighs as much as the call that made the task.
@@ -78,7 +83,7 @@ METHODS: Final[Mapping[str, Method]] = {
     "prompts/list": _request("protocol", "cursor"),
     "resources/list": _request("protocol", "cursor"),
     "resources/templates/list": _request("protocol", "cursor"),
-    "logging/setLevel": _request("protocol", "level"),
+    "logging/setLevel": _request("protocol", "level", legacy=True),
     "subscriptions/listen": _request("protocol", "notifications"),
     "tasks/get": _request("protocol", "taskId", named_by="taskId"),
     "tasks/result": _request("protocol", "taskId", named_by="taskId"),
@@ -98,13 +103,13 @@ RESPONSE: Final = "response"
 """The name under which `target` files an answer to a server's question."""
 
 
-def method(name: str) -> Method:
-    """The entry of a method.
+def method(name: str, *, modern: bool = False) -> Method:
+    """The entry of a method, in the `modern` era or in either.
 
     Raises:
         WireError: it is not on the list (UNKNOWN_METHOD, JSON-RPC code -32601).
     """
-    if (known := METHODS.get(name)) is None:
+    if (known := METHODS.get(name)) is None or (modern and known.legacy):
         raise WireError("this method is not known", reason=Code.UNKNOWN_METHOD, rpc_code=METHOD_NOT_FOUND)
     return known
 
@@ -170,6 +175,6 @@ def _text(holder: Mapping[str, Json], member: str) -> str:
 
 def _object(holder: Mapping[str, Json], member: str) -> Mapping[str, Json]:
     value = holder.get(member, {})
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return value
     raise WireError(f"{member} must be an object", rpc_code=INVALID_PARAMS)

@@ -73,7 +73,7 @@ def read(raw: bytes, *, exact_integers: bool = False) -> Json:
         value: Json = (_EXACT if exact_integers else _SAFE).decode(text)
     except json.JSONDecodeError as error:
         raise WireError(f"not valid JSON at character {error.pos}", rpc_code=_PARSE_ERROR, detail=error.msg) from None
-    if _SURROGATE_ESCAPE.search(text):
+    if "\\u" in text and _SURROGATE_ESCAPE.search(text):
         _check_surrogates(value)
     return value
 

@@ -16,11 +16,12 @@ from guard.errors import IdentityError, UpstreamError
 from guard.model import Principal, Source
 from guard.proxy import listener
 from guard.proxy.exchange import Arrival, Ending, Exchange, Handler, Outcome
-from guard.proxy.http import BODY_LIMIT, McpFront
+from guard.proxy.http import BODY_LIMIT, IN_FLIGHT_BYTES, McpFront
 from guard.proxy.listener import bind, server
 from guard.proxy.upstream import Upstreams
 from guard.reasons import Code
 from guard.wire import reply
+from guard.wire.decode import CAPABILITIES_KEY, VERSION_KEY
 from guard.wire.message import Request
 
 pytestmark = pytest.mark.anyio
@@ -37,9 +38,11 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def plain(body: bytes = RESULT, status: str = "200 OK", headers: bytes = b"") -> Respond:
+def plain(
+    body: bytes = RESULT, status: str = "200 OK", headers: bytes = b"", kind: bytes = b"application/json"
+) -> Respond:
     async def respond(upstream: Upstream, head: bytes, received: bytes, writer: asyncio.StreamWriter) -> None:
-        lines = b"Content-Type: application/json\r\nContent-Length: %d\r\n%b\r\n" % (len(body), headers)
+        lines = b"Content-Type: %b\r\nContent-Length: %d\r\n%b\r\n" % (kind, len(body), headers)
         writer.write(b"HTTP/1.1 " + status.encode() + b"\r\n" + lines + body)
 
     return respond
@@ -220,7 +223,7 @@ async def stage(handler: Handler, upstream: Upstream | None = None, **settings: 
     serving = asyncio.create_task(uvicorn_server.serve(sockets=[sock]))
 
     def stop() -> None:
-        uvicorn_server.should_exit = True
+        uvicorn_server.stop()
 
     try:
         yield Stage(sock.getsockname()[1], upstream, front, sessions, observed, serving, stop)
@@ -414,6 +417,30 @@ async def test_a_body_over_the_limit_is_refused_whether_or_not_it_says_its_size(
     assert guard.upstream.journal == []
 
 
+async def test_one_principal_cannot_fill_the_memory_and_another_is_served_meanwhile() -> None:
+    async with stage(Permissive()) as guard:
+        writers = []
+        for _ in range(IN_FLIGHT_BYTES // BODY_LIMIT):
+            _, writer = await asyncio.open_connection("127.0.0.1", guard.port)
+            writer.write(guard.request(b"", f"Content-Length: {BODY_LIMIT}") + b" " * (BODY_LIMIT - 1))
+            await writer.drain()
+            writers.append(writer)
+        reader, writer = await asyncio.open_connection("127.0.0.1", guard.port)
+        writer.write(guard.request(b"", f"Content-Length: {BODY_LIMIT}") + b" " * (BODY_LIMIT - 1))
+        assert (await answer(reader))[0] == 429
+        assert (await guard.call(key="KEY-b"))[0] == 200
+        for one in (*writers, writer):
+            one.close()
+            await one.wait_closed()
+
+
+async def test_a_share_of_memory_is_given_back_with_every_answer() -> None:
+    async with stage(Permissive()) as guard:
+        message = json.dumps({**CALL, "params": {"name": "pay", "arguments": {"x": "y" * (BODY_LIMIT - 1000)}}})
+        for _ in range(IN_FLIGHT_BYTES // BODY_LIMIT + 2):
+            assert (await guard.send(guard.request(message.encode())))[0] == 200
+
+
 async def test_a_body_that_does_not_arrive_is_ended_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener, "ARRIVAL_LIMIT", 0.2)
     async with stage(Permissive()) as guard:
@@ -438,6 +465,40 @@ async def test_a_malformed_message_and_a_lying_header_are_refused_and_recorded()
     assert [(server, principal and principal.subject) for server, _, principal, _ in handler.refusals] == [
         ("pay", "a")
     ] * 2
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ((), 400),
+        (("MCP-Protocol-Version: 2025-11-25",), 400),
+        (("MCP-Protocol-Version: 2026-07-28",), 404),
+        (("MCP-Protocol-Version: 2025-11-25", "Mcp-Session-Id: s1"), 200),
+    ],
+)
+async def test_an_unknown_method_is_refused_as_its_era_expects(headers: tuple[str, ...], status: int) -> None:
+    async with stage(Permissive()) as guard:
+        said, _, body = await guard.call({"jsonrpc": "2.0", "id": 7, "method": "tools/callBatch"}, *headers)
+    assert (said, json.loads(body)["error"]["code"], json.loads(body)["id"]) == (status, -32601, 7)
+    assert guard.upstream.journal == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        (("MCP-Protocol-Version: 2026-07-28",), -32020),
+        (("MCP-Protocol-Version: v999", "+MCP-Protocol-Version: v999"), -32020),
+        (("MCP-Protocol-Version: v999",), -32022),
+    ],
+)
+async def test_two_versions_in_one_request_are_a_mismatch_before_either_is_judged(
+    headers: tuple[str, ...], code: int
+) -> None:
+    envelope = {VERSION_KEY: "v999", CAPABILITIES_KEY: {}}
+    message = {"jsonrpc": "2.0", "id": 7, "method": "server/discover", "params": {"_meta": envelope}}
+    async with stage(Permissive()) as guard:
+        status, _, body = await guard.call(message, *headers)
+    assert (status, json.loads(body)["error"]["code"], json.loads(body)["id"]) == (400, code, 7)
 
 
 async def test_a_caller_who_leaves_while_held_is_noticed_and_nothing_is_forwarded() -> None:
@@ -538,13 +599,13 @@ async def test_the_outcome_is_what_the_tool_itself_reports(body: bytes, ending: 
     assert outcome.ending is ending
 
 
-async def test_a_listing_is_observed_after_it_was_relayed_in_json_and_in_events() -> None:
+async def test_a_listing_is_observed_in_json_and_in_events() -> None:
     listing = b'{"jsonrpc":"2.0","id":7,"result":{"tools":[]}}'
     message = {"jsonrpc": "2.0", "id": 7, "method": "tools/list"}
     upstream = Upstream(plain(listing))
     async with stage(Permissive(), upstream) as guard:
         await guard.call(message)
-        upstream.respond = plain(b"event: message\r\ndata: " + listing + b"\r\n\r\n")
+        upstream.respond = plain(b"event: message\r\ndata: " + listing + b"\r\n\r\n", kind=b"text/event-stream")
         await guard.call(message)
         await guard.call()
         assert guard.observed == [("pay", listing)] * 2
@@ -556,6 +617,15 @@ INITIALIZE = {
     "method": "initialize",
     "params": {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}},
 }
+
+
+@pytest.mark.parametrize("method", ["tasks/get", "tasks/result", "tasks/cancel", "tasks/list"])
+async def test_the_tasks_of_others_are_out_of_reach(method: str) -> None:
+    params = {} if method == "tasks/list" else {"taskId": "786512e2"}
+    async with stage(Permissive()) as guard:
+        status, _, body = await guard.call({"jsonrpc": "2.0", "id": 7, "method": method, "params": params})
+        assert (status, json.loads(body)["error"]["code"], json.loads(body)["id"]) == (200, -32602, 7)
+    assert guard.upstream.journal == []
 
 
 async def test_a_session_belongs_to_the_principal_that_opened_it() -> None:

@@ -151,6 +151,10 @@ def serve_http(server: Server, port: int) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             message = json.loads(body)
             reply = server.take(message) if self.path == "/mcp" else None
+            if reply is None and "id" in message and "method" in message:
+                self.close_connection = True
+                self.connection.recv(1)  # it never answers: until the client leaves
+                return
             data = b"" if reply is None else json.dumps(reply).encode()
             self.send_response(404 if self.path != "/mcp" else 200 if data else 202)
             if data:

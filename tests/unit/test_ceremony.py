@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from guard.audit.record import line
 from guard.errors import (
     ChallengeClosedError,
+    ChallengeError,
     IllegalTransitionError,
     LedgerUnavailableError,
     NotFoundError,
@@ -40,6 +42,11 @@ class Spoken:
 
     def __init__(self, proof_class: ProofClass) -> None:
         self.proof_class = proof_class
+        self.removed: set[str] = set()
+
+    def stands(self, challenge: Challenge, proof: Proof) -> bool:
+        del challenge
+        return proof.subject not in self.removed
 
     def verify(self, challenge: Challenge, evidence: Mapping[str, Json], now: float) -> Proof:
         if evidence.get("code") == "wrong":
@@ -62,15 +69,16 @@ class Process:
     clock: WorldClock = field(default_factory=lambda: WorldClock(nouns.NOW + 1, time.monotonic))
 
     def __post_init__(self) -> None:
-        self.ceremony = ceremony_of(self.store, self.ledger, self.clock)
+        self.people = Spoken(ProofClass.CONSENT)
+        self.ceremony = ceremony_of(self.store, self.ledger, self.clock, people=self.people)
 
     def other(self) -> Process:
         return Process(self.store.attach(), self.ledger, self.clock)
 
 
-def ceremony_of(store: Store, ledger: WorldLedger, clock: WorldClock) -> Ceremony:
-    verifiers = {"person": Spoken(ProofClass.CONSENT), "workload": Spoken(ProofClass.POSSESSION)}
-    return Ceremony(store, ledger, clock, verifiers=verifiers, cool_down=60)
+def ceremony_of(store: Store, ledger: WorldLedger, clock: WorldClock, *, people: Spoken | None = None) -> Ceremony:
+    verifiers = {"person": people or Spoken(ProofClass.CONSENT), "workload": Spoken(ProofClass.POSSESSION)}
+    return Ceremony(store, ledger, clock, verifiers=verifiers, cool_down=60, pending=3)
 
 
 ANN: Mapping[str, Json] = {"as": "ann"}
@@ -135,6 +143,85 @@ async def test_on_other_terms_the_old_challenge_is_stale_and_a_new_one_opens(
     assert opened.id == f"c_{R2}"
     assert process.store.get(CONSENT.id).state is State.STALE
     assert "challenge.staled" in process.ledger.events
+
+
+def another(number: int) -> Challenge:
+    random = f"{number:022d}"
+    return replace(CONSENT, id=f"c_{random}", nonce=random, digest=f"{number:064d}")
+
+
+async def test_one_agent_cannot_have_more_challenges_open_than_its_share() -> None:
+    process = Process()
+    for number in range(3):
+        await process.ceremony.open(another(number))
+    with pytest.raises(ChallengeError) as refused:
+        await process.ceremony.open(another(3))
+    assert refused.value.reason is Code.TOO_MANY_PENDING
+    assert len(process.ledger.records) == 3
+
+
+async def test_calls_at_the_same_time_do_not_slip_past_the_share() -> None:
+    process = Process()
+    opened: list[str] = []
+
+    async def attempt(number: int) -> None:
+        with suppress(ChallengeError):
+            opened.append((await process.ceremony.open(another(number))).id)
+
+    async with anyio.create_task_group() as group:
+        for number in range(10):
+            group.start_soon(attempt, number)
+    assert len(opened) <= 3
+
+
+async def test_a_share_is_free_again_when_its_challenges_are_out_of_time() -> None:
+    process = Process()
+    for number in range(3):
+        await process.ceremony.open(another(number))
+    process.clock.wall += 901
+    fresh = replace(another(3), opened=process.clock.wall, expires=process.clock.wall + 900)
+    assert (await process.ceremony.open(fresh)).id == fresh.id
+
+
+async def test_the_approval_of_somebody_who_was_removed_since_opens_nothing() -> None:
+    process = Process()
+    await satisfied(process)
+    process.people.removed.add("ann")
+    (grant,) = await process.ceremony.grants(CONSENT.digest)
+    assert grant.proofs == ()
+
+
+async def test_a_grant_is_not_spent_once_its_approver_was_removed() -> None:
+    process = Process()
+    grant = (await satisfied(process)).grant
+    assert grant is not None
+    process.people.removed.add("ann")
+    assert not await process.ceremony.consume(grant)
+
+
+async def test_a_call_whose_approver_was_removed_is_asked_about_anew() -> None:
+    process = Process()
+    await satisfied(process)
+    process.people.removed.add("ann")
+    opened = await process.ceremony.open(replace(CONSENT, id=f"c_{R2}", nonce=R2))
+    assert opened.id == f"c_{R2}"
+    assert process.store.get(CONSENT.id).state is State.STALE
+
+
+async def test_a_clock_that_is_set_back_gives_a_grant_no_second_life() -> None:
+    process = Process()
+    grant = (await satisfied(process)).grant
+    assert grant is not None
+    process.clock.wall = nouns.NOW - 3600
+    assert not await process.ceremony.grants(CONSENT.digest)
+    assert not await process.ceremony.consume(grant)
+
+
+async def test_a_clock_that_is_corrected_by_seconds_costs_no_approval() -> None:
+    process = Process()
+    await satisfied(process)
+    process.clock.wall = nouns.NOW - 5
+    assert await process.ceremony.grants(CONSENT.digest)
 
 
 async def test_an_expired_challenge_makes_room_for_a_new_one() -> None:

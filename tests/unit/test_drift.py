@@ -129,13 +129,3 @@ def test_what_another_process_stored_is_joined_with_what_was_learnt_here() -> No
     assessor.learn(HOME, NOTHING)
     profiles.load(KEY, Profile(networks=("198.51.100.0/24",)).dump())
     assert profiles[KEY].networks == ("198.51.100.0/24", "192.0.2.0/24")
-
-
-def test_a_forgotten_profile_must_be_loaded_again_unless_it_holds_news() -> None:
-    assessor, profiles = fresh()
-    profiles.forget(KEY)
-    assert KEY not in profiles
-    profiles.load(KEY, None)
-    assessor.learn(HOME, NOTHING)
-    profiles.forget(KEY)
-    assert KEY in profiles

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -380,6 +380,32 @@ def test_what_was_shown_must_be_this_call(desk: Desk) -> None:
     assert not desk.spent("ann")
 
 
+def removed(desk: Desk) -> None:
+    desk.store.approvers.put(Approver(name="ann", groups=frozenset({"oncall"}), created=NOW, removed=NOW))
+
+
+def moved_to_another_group(desk: Desk) -> None:
+    desk.store.approvers.put(Approver(name="ann", groups=frozenset({"elsewhere"}), created=NOW))
+
+
+def enrolled_again(desk: Desk) -> None:
+    app_of(desk.totp, "ann")
+
+
+@pytest.mark.parametrize("fate", [removed, moved_to_another_group, enrolled_again])
+def test_an_approval_stands_as_long_as_its_giver_and_factor_do(fate: Callable[[Desk], None], desk: Desk) -> None:
+    proof = desk.approve("ann", challenge())
+    assert desk.factor().stands(challenge(), proof)
+    fate(desk)
+    assert not desk.factor().stands(challenge(), proof)
+
+
+def test_wrong_codes_of_somebody_else_do_not_undo_an_approval_that_was_given(desk: Desk) -> None:
+    proof = desk.approve("ann", challenge())
+    register.lock(desk.store.factors, desk.store.factors.of("ann")[0], NOW)
+    assert desk.factor().stands(challenge(), proof)
+
+
 def test_a_proof_that_came_between_look_and_vote_does_not_void_the_vote(desk: Desk) -> None:
     shown = render(challenge()).digest
     meanwhile = challenge(proofs=(desk.approve("ben", challenge()),))
@@ -459,6 +485,14 @@ def test_a_signature_is_void_when_any_bound_field_changes(changes: dict[str, obj
     signature = workload.sign(challenge_bytes(challenge(), audience=AUDIENCE))
     with pytest.raises(ProofInvalidError):
         workload.verify(challenge(**changes), signature)
+
+
+def test_a_signature_stands_until_its_key_is_revoked(workload: Workload) -> None:
+    proof = workload.verify(challenge(), workload.sign(challenge_bytes(challenge(), audience=AUDIENCE)))
+    verifier = SignatureFactor(workload.store.factors, audience=AUDIENCE)
+    assert verifier.stands(challenge(), proof)
+    register.revoke(workload.store.factors, workload.factor, NOW)
+    assert not verifier.stands(challenge(), proof)
 
 
 def test_a_signature_for_another_installation_is_void(workload: Workload) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import event
 
 from guard.errors import IdentityError, NotFoundError
 from guard.identity.keys import KeyIdentifier, key_digest, new_key, well_formed
@@ -134,6 +136,19 @@ async def test_a_revoked_agent_is_refused_as_soon_as_the_cache_is_invalidated(
     identifier.invalidate()
     with pytest.raises(IdentityError):
         await identifier.identify(key)
+
+
+@pytest.mark.anyio
+async def test_calls_that_need_the_same_key_at_once_ask_the_store_once(
+    lifecycle: Lifecycle, store: SqlStore, clock: HandClock
+) -> None:
+    identifier, key = KeyIdentifier(store, clock), lifecycle.add_agent("robot")
+    transactions: list[object] = []
+    event.listen(store._database._engine, "begin", transactions.append)
+    async with anyio.create_task_group() as group:
+        for _ in range(10):
+            group.start_soon(identifier.identify, key)
+    assert len(transactions) == 2  # the credential, and its agent
 
 
 @pytest.mark.anyio

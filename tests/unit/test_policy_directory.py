@@ -113,6 +113,7 @@ BREAK: dict[str, Callable[[Path], object]] = {
     "renamed": lambda path: path.rename(path.with_suffix(".yml")),
     "link outside": _link_outside,
     "link to nothing": lambda path: _replace_by_link(path, path.parent / "nothing.yaml"),
+    "link to itself": lambda path: _replace_by_link(path, path),
     "pipe": _replace_by_pipe,
     "same server twice": lambda path: (path.parent / "again.yaml").write_text("server: git\n"),
     "folder gone": _remove_folder,

@@ -332,6 +332,24 @@ def test_a_store_notices_the_commits_of_another_and_only_those(state: Path, stor
     other.close()
 
 
+def test_a_ledger_head_is_news_to_other_processes_and_not_to_its_own(state: Path, store: SqlStore) -> None:
+    other = SqlStore.open(state, Keyring.open(state))
+    own, others = store.changed(), other.changed()
+    store.lanes.put(Lane(name="a", size=1, root="r"))
+    assert store.changed() == own
+    assert other.changed() != others
+    other.close()
+
+
+def test_a_change_by_another_is_not_lost_behind_a_ledger_head(state: Path, store: SqlStore) -> None:
+    other = SqlStore.open(state, Keyring.open(state))
+    before = store.changed()
+    other.baselines.put("k", "{}")
+    store.lanes.put(Lane(name="a", size=1, root="r"))
+    assert store.changed() != before
+    other.close()
+
+
 def test_a_poller_needs_no_other_connection(store: SqlStore) -> None:
     store.agents.all()
     store._database._engine.dispose()

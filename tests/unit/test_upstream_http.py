@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from guard.config import Server
 from guard.errors import ConfigError, UpstreamError
 from guard.proxy.connection import HEAD_LIMIT
+from guard.proxy.documents import documents, ending
 from guard.proxy.exchange import Ending
 from guard.proxy.headers import crosses, is_json, outgoing
-from guard.proxy.relay import documents, ending
 from guard.proxy.upstream import Upstreams
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"

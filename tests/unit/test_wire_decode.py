@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from guard.errors import WireError
 from guard.model import Json
 from guard.reasons import Code
-from guard.wire.decode import Message, Notification, Request, Response, decode, single_line
+from guard.wire.decode import (
+    CAPABILITIES_KEY,
+    MODERN_VERSIONS,
+    VERSION_KEY,
+    Message,
+    Notification,
+    Request,
+    Response,
+    decode,
+    single_line,
+)
 from guard.wire.methods import METHODS
 
 MODERN: Mapping[str, Json] = {
@@ -94,6 +104,13 @@ def test_a_method_that_is_not_on_the_list_is_refused_under_the_id_of_its_request
     if name in METHODS:
         return
     error = refusal(json.dumps({"jsonrpc": "2.0", "id": "q", "method": name, "params": {}}).encode())
+    assert (error.reason, error.rpc_code, error.request_id) == (Code.UNKNOWN_METHOD, -32601, "q")
+
+
+@pytest.mark.parametrize("name", ["resources/subscribe", "resources/unsubscribe", "logging/setLevel"])
+def test_a_method_that_the_modern_era_removed_is_not_known_there_whatever_its_parameters(name: str) -> None:
+    envelope = {VERSION_KEY: MODERN_VERSIONS[0], CAPABILITIES_KEY: {}}
+    error = refusal(json.dumps({"jsonrpc": "2.0", "id": "q", "method": name, "params": {"_meta": envelope}}).encode())
     assert (error.reason, error.rpc_code, error.request_id) == (Code.UNKNOWN_METHOD, -32601, "q")
 
 

@@ -1,0 +1,95 @@
+"""The JSON documents in the body of an HTTP answer: the body itself, or the data of every event of a stream.
+
+Nothing is changed here; the answer is relayed as it came.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from guard.proxy.exchange import Ending
+from guard.proxy.headers import Headers
+
+LISTING_LIMIT: Final = 8 * 1024 * 1024
+"""Bytes of one answer to tools/list kept for the observer; of a longer one it learns that there was one."""
+
+_SUSPECT: Final = re.compile(rb'"isError"\s*:\s*true|"error"\s*:')
+_EVENT_END: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_DATA: Final = re.compile(rb"^data: ?(.*)$")
+
+
+def is_stream(headers: Headers) -> bool:
+    """Whether an answer says that it is an event stream."""
+    return any(name == b"content-type" and b"text/event-stream" in value.lower() for name, value in headers)
+
+
+class Listing:
+    """Hands the documents of an answer to an observer as they complete, so that it knows them before the caller."""
+
+    def __init__(self, observe: Callable[[bytes], None], *, streamed: bool) -> None:
+        """Cut an event stream into its events when `streamed`; anything else is one document."""
+        self._observe, self._streamed = observe, streamed
+        self._buffer = bytearray()
+        self._lost = False
+
+    def take(self, piece: bytes, *, last: bool) -> None:
+        """Take the next bytes; `last` when nothing follows. A document too long to keep is observed as empty."""
+        if self._lost:
+            return
+        start, done = max(0, len(self._buffer) - 3), 0
+        self._buffer += piece
+        if self._streamed:
+            for found in _EVENT_END.finditer(self._buffer, start):
+                self._tell(bytes(self._buffer[done : found.end()]))
+                done = found.end()
+            del self._buffer[:done]
+        if len(self._buffer) > LISTING_LIMIT:
+            self._lost, self._buffer = True, bytearray()
+            self._observe(b"")
+        elif last:
+            self._tell(bytes(self._buffer))
+
+    def _tell(self, whole: bytes) -> None:
+        document = _data(whole) if self._streamed else whole
+        if document.strip():
+            self._observe(document)
+
+
+def documents(body: bytes) -> Iterator[bytes]:
+    """The JSON texts of an answer: the body itself, or the data of every event of an event stream.
+
+    An event stream is told by its first byte: no JSON-RPC message begins like a line of one.
+    """
+    if body.lstrip()[:1] in {b"{", b""}:
+        yield body
+        return
+    yield from filter(None, map(_data, _EVENT_END.split(body)))
+
+
+def _data(event: bytes) -> bytes:
+    """The data of one event of an event stream; empty when it has none."""
+    lines = event.removeprefix(_BYTE_ORDER_MARK).splitlines()
+    return b"\n".join(found[1] for line in lines if (found := _DATA.match(line)))
+
+
+def ending(body: bytes) -> Ending:
+    """How the tool says the call ended: its JSON is read only where its bytes look like an error."""
+    if not _SUSPECT.search(body):
+        return Ending.OK
+    for document in documents(body):
+        try:
+            message = json.loads(document)
+        except (ValueError, RecursionError):
+            continue
+        if not isinstance(message, dict) or "method" in message:
+            continue
+        if "error" in message:
+            return Ending.UPSTREAM_ERROR
+        result = message.get("result")
+        if isinstance(result, dict) and result.get("isError") is True:
+            return Ending.TOOL_ERROR
+    return Ending.OK

@@ -1,0 +1,236 @@
+"""The story of one message, with everything real but the tool server and its caller: what is said when things fail."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import pytest
+
+from guard.audit.redact import Redactor
+from guard.clock import SystemClock
+from guard.config import Config
+from guard.drift.assess import Assessor
+from guard.drift.network import NetworkSignal
+from guard.drift.profile import Profiles
+from guard.errors import StoreUnavailableError, UpstreamError
+from guard.identity.keys import KeyIdentifier
+from guard.identity.lifecycle import Lifecycle
+from guard.model import Challenge, Json, Proof, ProofClass, Source, State
+from guard.policy.directory import PolicyDirectory
+from guard.proxy.catalogue import Catalogue
+from guard.proxy.exchange import Arrival, Ending, Outcome
+from guard.proxy.journal import Journal
+from guard.proxy.memory import Memory
+from guard.proxy.pipeline import READABLE, Pipeline
+from guard.stepup.ceremony import Ceremony
+from guard.store.seal import Keyring
+from guard.store.sql import SqlStore
+from guard.wire.decode import decode
+from guard.wire.era import Era
+from tests.world_store import WorldLedger
+
+pytestmark = pytest.mark.anyio
+
+POLICY = """\
+server: desk
+owner: desk-team
+tools:
+  note: {sensitivity: internal}
+  wipe: {sensitivity: sensitive, require: consent}
+"""
+
+
+class Word:
+    """A factor that believes everybody."""
+
+    def verify(self, challenge: Challenge, evidence: dict[str, Json], now: float) -> Proof:
+        del evidence
+        return Proof(proof_class=ProofClass.CONSENT, kind="word", factor=challenge.nonce, subject="ann", at=now)
+
+    def stands(self, challenge: Challenge, proof: Proof) -> bool:
+        return bool(challenge and proof)
+
+
+@dataclass
+class Caller:
+    """The caller's end and the tool server's: `ran` is called in the tool server's place."""
+
+    ran: Callable[[], Outcome] = lambda: Outcome(ending=Ending.OK)
+    forwards: int = 0
+    answers: list[bytes] = field(default_factory=list)
+    gone: bool = False
+
+    async def wait_gone(self) -> None:
+        await anyio.sleep_forever()
+
+    async def forward(self) -> Outcome:
+        self.forwards += 1
+        return self.ran()
+
+    async def answer(self, body: bytes, *, status: int = 200) -> None:
+        del status
+        self.answers.append(body)
+
+    @property
+    def text(self) -> str:
+        return str(json.loads(self.answers[-1])["result"]["content"][0]["text"])
+
+
+class Guard:
+    """The pipeline on a store of its own."""
+
+    def __init__(self, folder: Path, *, hold: float = 0) -> None:
+        (folder / "tool_policies").mkdir()
+        (folder / "tool_policies" / "desk.yaml").write_text(POLICY)
+        config = Config.model_validate({"servers": {"desk": {"url": "http://localhost/mcp"}}, "proxy": {"hold": hold}})
+        self.store, self.clock = SqlStore.open(folder, Keyring.open(folder)), SystemClock()
+        self.ledger, self.profiles = WorldLedger(), Profiles()
+        self.memory = Memory(self.profiles, self.store.baselines)
+        self.key = Lifecycle(self.store, self.ledger, self.clock).add_agent("robot", owner="oli")
+        self.identifier = KeyIdentifier(self.store, self.clock)
+        self.ceremony = Ceremony(self.store, self.ledger, self.clock, verifiers={"word": Word()}, cool_down=60)
+        policies = PolicyDirectory(folder / "tool_policies").load()
+        self.pipeline = Pipeline(
+            config=config,
+            policies=lambda: policies,
+            identifier=self.identifier,
+            catalogue=Catalogue(self.store.pins, self.ledger),
+            memory=self.memory,
+            assessor=Assessor([NetworkSignal(self.profiles)]),
+            ceremony=self.ceremony,
+            journal=Journal(self.ledger, Redactor(b"k" * 32)),
+            clock=self.clock,
+        )
+
+    async def call(self, tool: str, caller: Caller | None = None, **arguments: Json) -> Caller:
+        caller = caller or Caller()
+        params = {"name": tool, "arguments": arguments}
+        raw = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).encode()
+        arrival = Arrival(
+            message=decode(raw),
+            era=Era.LEGACY,
+            principal=await self.identifier.identify(self.key),
+            source=Source(transport="http", address="192.0.2.7"),
+            server="desk",
+        )
+        await self.pipeline.handle(arrival, caller)
+        return caller
+
+    async def approved(self) -> Challenge:
+        await self.call("wipe")
+        (pending,) = self.store.challenges.find(states=frozenset({State.PENDING}))
+        return await self.ceremony.prove(pending.id, "word", {})
+
+    @property
+    def outcomes(self) -> list[Json]:
+        return [fields["outcome"] for event, fields in self.ledger.records if event == "call.concluded"]
+
+
+@pytest.fixture
+def guard(tmp_path: Path) -> Iterator[Guard]:
+    made = Guard(tmp_path)
+    yield made
+    made.store.close()
+
+
+def broken() -> Outcome:
+    raise UpstreamError(sent=True)
+
+
+def defect() -> Outcome:
+    raise RuntimeError("a defect in a front")
+
+
+async def test_a_call_whose_outcome_nobody_knows_is_not_said_to_be_not_executed(guard: Guard) -> None:
+    caller = await guard.call("note", Caller(broken))
+    assert "not executed" not in caller.text
+    assert "perhaps executed" in caller.text
+    assert "Do not repeat this call" in caller.text
+
+
+async def test_a_defect_after_the_call_was_sent_is_not_said_to_be_harmless(guard: Guard) -> None:
+    assert "perhaps executed" in (await guard.call("note", Caller(defect))).text
+
+
+@pytest.mark.parametrize("ran", [broken, defect])
+async def test_a_forward_that_fails_has_one_outcome_on_record_and_it_is_unknown(
+    guard: Guard, ran: Callable[[], Outcome]
+) -> None:
+    await guard.call("note", Caller(ran))
+    assert guard.outcomes == ["unknown"]
+
+
+async def test_a_call_that_ran_is_not_recorded_as_refused_when_the_store_goes_away_behind_it(
+    guard: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    approved = await guard.approved()
+
+    def away(*_: object, **__: object) -> bool:
+        raise StoreUnavailableError
+
+    def ran() -> Outcome:
+        monkeypatch.setattr(guard.store.challenges, "swap", away, raising=True)
+        return Outcome(ending=Ending.OK)
+
+    caller = await guard.call("wipe", Caller(ran))
+    assert approved.state is State.SATISFIED
+    assert (caller.forwards, caller.answers, guard.outcomes[-1:]) == (1, [], ["ok"])
+
+
+async def test_what_a_call_taught_is_stored_while_the_guard_runs(guard: Guard) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(guard.memory.run)
+        await guard.call("note")
+        credential = (await guard.identifier.identify(guard.key)).credential
+        with anyio.fail_after(5):
+            while guard.store.baselines.get(credential) is None:
+                await anyio.lowlevel.checkpoint()
+        group.cancel_scope.cancel()
+    assert "192.0.2.0/24" in (guard.store.baselines.get(credential) or "")
+
+
+async def test_a_profile_that_made_room_for_others_while_a_call_ran_costs_the_call_nothing(guard: Guard) -> None:
+    principal = await guard.identifier.identify(guard.key)
+
+    def ran() -> Outcome:
+        del guard.profiles._profiles[principal.credential]
+        return Outcome(ending=Ending.OK)
+
+    caller = await guard.call("note", Caller(ran))
+    assert (caller.answers, guard.outcomes) == ([], ["ok"])
+
+
+async def test_arguments_nobody_can_read_are_not_put_before_a_person(guard: Guard) -> None:
+    caller = await guard.call("wipe", text="x" * READABLE)
+    assert "at most" in caller.text
+    assert not guard.store.challenges.find()
+
+
+async def test_a_call_that_needs_no_one_may_be_long(guard: Guard) -> None:
+    assert (await guard.call("note", text="x" * READABLE)).forwards == 1
+
+
+async def test_who_waits_while_the_store_goes_away_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guard = Guard(tmp_path, hold=5)
+    reading = guard.store.challenges.get
+
+    def away(challenge_id: str) -> Challenge | None:
+        raise StoreUnavailableError(detail=challenge_id)
+
+    monkeypatch.setattr(guard.store.challenges, "get", away)
+    caller = await guard.call("wipe")
+    monkeypatch.setattr(guard.store.challenges, "get", reading)
+    guard.store.close()
+    assert "state database" in caller.text
+
+
+async def test_the_grant_of_a_removed_approver_runs_nothing(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    await guard.approved()
+    monkeypatch.setattr(Word, "stands", lambda *_: False)
+    caller = await guard.call("wipe")
+    assert caller.forwards == 0
+    assert "PAUSED" in caller.text
