@@ -18,6 +18,8 @@ from types import MappingProxyType
 from typing import Final
 from zlib import crc32
 
+import orjson
+
 from guard.model import Json
 
 EVENTS: Final[Mapping[str, str]] = MappingProxyType(
@@ -119,10 +121,25 @@ def line(seq: int, time: float, mono: float, boot_id: str, *, event: str, fields
     if not _ORDER.isdisjoint(fields):
         raise ValueError(f"reserved field names: {sorted(_ORDER.intersection(fields))}")
     head = f'{{"seq":{seq},"time":"{rfc3339(time)}","mono":{mono:.6f},"boot_id":"{boot_id}","event":"{event}"'
-    body = _printable(_ENCODE(fields))
+    body = _encoded(fields)
     if len(head) + len(body) >= _BODY:
-        body = _printable(_ENCODE(_shortened(fields, _BODY - len(head) - 1)))
-    return f"{head}}}".encode() if body == "{}" else f"{head},{body[1:]}".encode()
+        body = _encoded(_shortened(fields, _BODY - len(head) - 1))
+    return f"{head}}}".encode() if body == b"{}" else b"%b,%b" % (head.encode(), body[1:])
+
+
+def _encoded(fields: Mapping[str, Json]) -> bytes:
+    """The fields as one JSON object in printable ASCII.
+
+    orjson is ten times as fast and right wherever its output is ASCII without a `null`, which it also writes
+    for what is no number; everything else takes the way of the standard library, which refuses that.
+    """
+    try:
+        fast = orjson.dumps(fields)
+    except TypeError:  # integers beyond 64 bits, mappings that are no dict
+        fast = b"null"
+    if b"null" in fast or not fast.isascii() or b"\x7f" in fast:
+        return _printable(_ENCODE(fields)).encode()
+    return fast
 
 
 def _printable(text: str) -> str:
