@@ -98,6 +98,12 @@ class Proxy(Listener):
         description="refuse critical tools of a stdio server that runs as the guard's own user",
     )
     max_in_flight: int = Field(256, ge=1, le=65536, description="calls one principal may have in flight")
+    max_children: int = Field(
+        256, ge=1, le=65536, description="child processes `guard serve` may run for all principals"
+    )
+    max_children_per_principal: int = Field(
+        32, ge=1, le=65536, description="child processes `guard serve` may run for one principal"
+    )
 
 
 class Console(Listener):
@@ -136,6 +142,9 @@ class Server(_Strict):
     )
     connect_timeout: float = Field(10.0, gt=0, description="seconds to connect to the tool server")
     answer_timeout: float = Field(300.0, gt=0, description="seconds until the tool server must begin its answer")
+    idle_timeout: float = Field(
+        900.0, gt=0, description="seconds without a call or an open stream until `guard serve` stops a child process"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Self:

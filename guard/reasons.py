@@ -95,6 +95,11 @@ class Code(StrEnum):
     FACTOR_UNAVAILABLE = "factor_unavailable", "the signer or the token cannot be reached"
     UPSTREAM_UNAVAILABLE = "upstream_unavailable", "the tool server cannot be reached"
     UPSTREAM_BROKE = "upstream_broke", "the tool server broke off after it received the call; the outcome is unknown"
+    UPSTREAM_RESTING = (
+        "upstream_resting",
+        "the tool server's process ended several times in a row, and a moment passes before it is started again",
+    )
+    TOO_MANY_CHILDREN = "too_many_children", "as many processes of tool servers run as the limits allow"
     UNKNOWN_SERVER = "unknown_server", "no server of this name is configured"
     BAD_CONFIG = "bad_config", "a configuration or policy file has a mistake"
     NOT_FOUND = "not_found", "there is nothing by this name"

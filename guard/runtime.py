@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 
 import anyio
@@ -24,9 +24,11 @@ from guard.drift.network import NetworkSignal
 from guard.drift.profile import Profiles
 from guard.errors import ConfigError, IdentityError, LedgerUnavailableError, StoreUnavailableError
 from guard.identity.keys import KeyIdentifier
-from guard.model import Principal
+from guard.model import Json, Principal
 from guard.policy.directory import PolicyDirectory, Refresh
 from guard.proxy.catalogue import Catalogue
+from guard.proxy.children import Children
+from guard.proxy.hosted import Hosted
 from guard.proxy.http import McpFront
 from guard.proxy.journal import Journal
 from guard.proxy.listener import Listening, bind, server
@@ -75,7 +77,9 @@ class Engine:
             memory=self._memory,
             assessor=Assessor([NetworkSignal(profiles)]),
             ceremony=self.ceremony,
-            journal=Journal(desk.ledger, desk.redactor),
+            journal=Journal(
+                desk.ledger, desk.redactor, same_uid=[name for name, one in config.servers.items() if one.command]
+            ),
             clock=clock,
         )
         self.ready = False
@@ -125,6 +129,13 @@ class Engine:
             ready=lambda: self.ready,
             local=local,
         )
+
+    def report(self, event: str, fields: Mapping[str, Json]) -> None:
+        """Write a record of something that has happened whether or not it can be written."""
+        try:
+            self._desk.ledger.append(event, fields)
+        except LedgerUnavailableError as error:
+            log.error("event.unrecorded", what=event, detail=error.detail)  # noqa: TRY400
 
     @asynccontextmanager
     async def _local_socket(self) -> AsyncIterator[None]:
@@ -186,27 +197,25 @@ def serve(config: Config) -> int:
     """Run the HTTP front, the console and the local socket until a signal; the exit code.
 
     Raises:
-        ConfigError: no server can be served over HTTP, or an address cannot be bound.
+        ConfigError: no server is configured, or an address cannot be bound.
     """
-    by_url = [name for name, one in config.servers.items() if one.url]
-    if not by_url:
-        message = "no server with a url is configured; one with a command is served by `guard run NAME`"
+    if not config.servers:
+        message = "no server is configured; add [servers.NAME] with a url or a command"
         raise ConfigError(message, file=config.file)
     oplog.to_stderr(config.log_level)
-    for name in sorted(config.servers.keys() - set(by_url)):
-        log.warning("server.skipped", server=name, remedy=f"it has a command: reach it with `guard run {name}`")
     desk = Desk(config)
     try:
-        return anyio.run(_serve, desk, by_url, backend_options={"use_uvloop": True})
+        return anyio.run(_serve, desk, backend_options={"use_uvloop": True})
     finally:
         desk.close()
 
 
-async def _serve(desk: Desk, servers: Collection[str]) -> int:
-    config = desk.config
+async def _serve(desk: Desk) -> int:
+    config, servers = desk.config, tuple(desk.config.servers)
     sockets = [bind(config.proxy), bind(config.console)]
     engine = Engine(desk, servers)
     upstreams = Upstreams(config.servers, observe=engine.catalogue.observe)
+    children = Children(config, observe=engine.catalogue.observe, report=engine.report, clean=desk.redactor.text)
     front = McpFront(
         config,
         identifier=engine.identifier,
@@ -214,6 +223,7 @@ async def _serve(desk: Desk, servers: Collection[str]) -> int:
         upstreams=upstreams,
         sessions=desk.store.sessions,
         clock=desk.clock,
+        hosted=Hosted(config, children, desk.clock),
     )
     listeners = [server(config.proxy, front), server(config.console, engine.api(local=False))]
 
@@ -223,6 +233,7 @@ async def _serve(desk: Desk, servers: Collection[str]) -> int:
                 break
         engine.stop()
         front.stop()
+        children.stop()
         for listening in listeners:
             listening.stop()
 
@@ -230,6 +241,7 @@ async def _serve(desk: Desk, servers: Collection[str]) -> int:
         group.start_soon(until_signal)
         _say_where(config, servers)
         async with anyio.create_task_group() as serving:
+            await serving.start(children.run)
             for listening, sock in zip(listeners, sockets, strict=True):
                 serving.start_soon(_listen, listening, sock)
         upstreams.close()

@@ -42,6 +42,7 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         "call.unknown": "a granted call was cut off by a crash; whether it ran is not known, and it is not repeated",
         "policy.loaded": "a set of policies came into force",
         "policy.rejected": "changed policies have a mistake; the last good set stays in force",
+        "child.ended": "the process of a tool server ended by itself; what it left unanswered is unknown",
         "tool.changed": "a tool server describes a tool otherwise than when it was pinned",
         "tool.pinned": "an operator accepted the tool definitions seen last",
         "agent.added": "an agent was enrolled",

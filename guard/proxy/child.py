@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from subprocess import DEVNULL
@@ -135,12 +135,12 @@ class Child:
             raise UpstreamError(sent=self._stdin.written > before) from error
         self._broken = False
 
-    async def relay_errors(self) -> None:
-        """Log what the child writes to its stderr, line by line, until it closes it."""
+    async def relay_errors(self, clean: Callable[[str], str] = str) -> None:
+        """Log what the child writes to its stderr, line by line and made `clean`, until it closes it."""
         lines = Lines(self._stderr, _MAX_ERROR_LINE)
         while (line := await lines.next()) is not None:
             said = printable(line.raw.rstrip(b"\r").decode("utf-8", "backslashreplace"))
-            log.info("child.said", server=self.name, line=said, cut=line.flaw is not None)
+            log.info("child.said", server=self.name, line=clean(said), cut=line.flaw is not None)
 
     async def wait(self) -> int:
         """Wait until the child has exited; end what it left running in its group. Its exit code."""

@@ -14,9 +14,12 @@ from guard.config import Config
 from guard.errors import GuardError, IdentityError, NotFoundError, UnavailableError, UpstreamError, WireError
 from guard.model import Principal, Source
 from guard.ports import Clock, Identifier, Sessions
+from guard.proxy.conversation import Key, Kind
 from guard.proxy.exchange import Arrival, Handler
 from guard.proxy.headers import Headers, first, is_json
+from guard.proxy.hosted import Hosted
 from guard.proxy.hosts import HostNames
+from guard.proxy.http_answer import accepted
 from guard.proxy.listener import Caller
 from guard.proxy.relay import HttpExchange, Relay, Send, write
 from guard.proxy.sessions import SessionOwners
@@ -92,9 +95,10 @@ class McpFront:
         config: which servers there are and how the listener may be addressed.
         identifier: turns the bearer credential into a principal.
         handler: carries out every decoded message (the pipeline).
-        upstreams: the servers that are reached over HTTP; others are answered 404.
+        upstreams: the servers that are reached over HTTP; those neither here nor in `hosted` are answered 404.
         sessions: whom a legacy session belongs to.
         clock: time of new sessions.
+        hosted: the servers that are child processes of the guard.
     """
 
     def __init__(
@@ -106,12 +110,16 @@ class McpFront:
         upstreams: Upstreams,
         sessions: Sessions,
         clock: Clock,
+        hosted: Hosted | None = None,
     ) -> None:
+        self._hosted = hosted
         self._identifier = identifier
         self._handler = handler
         self._upstreams = upstreams
         self._sessions = SessionOwners(sessions, clock)
-        self._routes = {f"/mcp/{name}".encode(): name for name in config.servers if name in upstreams}
+        self._routes = {
+            f"/mcp/{name}".encode(): name for name in config.servers if name in upstreams or self._hosts(name)
+        }
         self._exact_integers = {name: server.big_integers == "exact" for name, server in config.servers.items()}
         self._names = HostNames(config.proxy)
         self._streams: Counter[str] = Counter()
@@ -217,18 +225,36 @@ class McpFront:
         except WireError as error:
             error.request_id = message.id if isinstance(message, Request) else None
             raise _RefusedError(400, error) from error
-        if b"mcp-session-id" in visit.fields:
-            await self._session(visit, principal)
-        else:
+        session = await self._session(visit, principal)
+        if not session:
             _refuse_foreign_task(message)
         source = Source(transport="http", address=visit.address, client=era.client_name(message))
         arrival = Arrival(message=message, era=spoken, principal=principal, source=source, server=visit.server)
+        if self._hosted is not None and visit.server in self._hosted:
+            await self._host(self._hosted, visit, arrival, session)
+            return
         exchange = HttpExchange(
             arrival, visit.headers, visit.caller, visit.send, upstreams=self._upstreams, sessions=self._sessions
         )
         await self._handler.handle(arrival, exchange)
         if not exchange.answered and not visit.caller.gone:
             raise _RefusedError(500, GuardError())
+
+    async def _host(self, hosted: Hosted, visit: _Visit, arrival: Arrival, session: str) -> None:
+        """Carry a message to a child process of the guard."""
+        try:
+            exchange = hosted.exchange(arrival, session, visit.headers, visit.caller, visit.send, owners=self._sessions)
+        except WireError as error:
+            raise _RefusedError(406 if error.reason is Code.MEDIA_TYPE else 400, error) from error
+        try:
+            await self._handler.handle(arrival, exchange)
+        finally:
+            await exchange.close()
+        if not exchange.answered and not visit.caller.gone:
+            raise _RefusedError(500, GuardError())
+
+    def _hosts(self, server: str) -> bool:
+        return self._hosted is not None and server in self._hosted
 
     def _take(self, visit: _Visit, principal: Principal, size: int) -> None:
         """Count bytes of a message against its principal's share."""
@@ -269,13 +295,20 @@ class McpFront:
     # ------------------------------------------------------------------ legacy: event stream, end of session
 
     async def _stream(self, visit: _Visit, principal: Principal) -> None:
-        await self._session(visit, principal)
+        session = await self._session(visit, principal)
+        if self._hosts(visit.server) and not (session and accepted(visit.headers)[1]):
+            error = WireError("an event stream belongs to a session and is accepted as such", rpc_code=reply.REFUSED)
+            raise _RefusedError(406 if session else 405, error, headers=() if session else ((b"allow", b"POST"),))
         if self._streams[principal.subject] >= self._streams_limit:
             raise _RefusedError(429, UnavailableError(reason=Code.OVERLOADED))
         self._streams[principal.subject] += 1
         self._streaming.add(visit.caller)
         try:
-            await self._pass(visit, principal, "GET")
+            if self._hosted is not None and visit.server in self._hosted:
+                key = Key(visit.server, principal.subject, Kind.SESSION, session)
+                await self._hosted.stream(key, visit.caller, visit.send)
+            else:
+                await self._pass(visit, principal, "GET")
         finally:
             self._streaming.discard(visit.caller)
             self._streams[principal.subject] -= 1
@@ -286,6 +319,14 @@ class McpFront:
         session = await self._session(visit, principal)
         if not session:
             _refuse(400, Code.MALFORMED, "name the session to end in Mcp-Session-Id")
+        if self._hosted is not None and visit.server in self._hosted:
+            try:
+                await self._sessions.drop(visit.server, session)
+            except UnavailableError as error:
+                raise _RefusedError(503, error) from error
+            self._hosted.end(Key(visit.server, principal.subject, Kind.SESSION, session))
+            await write(visit.send, 200, (), b"")
+            return
 
         async def drop(answer: Answer) -> None:
             if answer.status in _SUCCESS or answer.status == _NOT_FOUND:

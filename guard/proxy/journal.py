@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -30,9 +30,9 @@ class Judged:
 class Journal:
     """Turns the steps of a call into records; arguments leave only as keyed digests."""
 
-    def __init__(self, ledger: Ledger, redactor: Redactor) -> None:
-        """Write through `ledger`, mask through `redactor`."""
-        self._ledger, self._redactor = ledger, redactor
+    def __init__(self, ledger: Ledger, redactor: Redactor, same_uid: Collection[str] = ()) -> None:
+        """Write through `ledger`, mask through `redactor`; servers in `same_uid` run as the guard's own user."""
+        self._ledger, self._redactor, self._same_uid = ledger, redactor, frozenset(same_uid)
         self._tags: dict[int, tuple[Classification, dict[str, Json]]] = {}
 
     def decided(self, judged: Judged, decision: Decision) -> None:
@@ -109,7 +109,7 @@ class Journal:
         }
         if call.source.client:
             fields["client_info"] = call.source.client
-        if call.source.transport == "stdio":
+        if call.source.transport == "stdio" or call.server in self._same_uid:
             fields["same_uid"] = True
         if call.kind != "protocol":
             fields["kind"] = call.kind

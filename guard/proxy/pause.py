@@ -66,6 +66,8 @@ def _remedy(code: Code) -> str:
             return "Repeat the call to ask again."
         case Code.AUDIT_UNAVAILABLE | Code.STORE_UNAVAILABLE | Code.OVERLOADED | Code.TOO_MANY_PENDING | Code.STOPPING:
             return "Repeat exactly this call later."
+        case Code.UPSTREAM_RESTING | Code.TOO_MANY_CHILDREN:
+            return "Repeat exactly this call later."
         case Code.UPSTREAM_BROKE:
             return "Do not repeat this call before you know whether it ran."
         case _:

@@ -88,6 +88,7 @@ class Pipeline:
         self._ceremony = ceremony
         self._journal, self._clock = journal, clock
         self._settings = Settings(irreversible=config.irreversible, expires=config.approval.expires)
+        self._same_uid = frozenset(name for name, one in config.servers.items() if one.command)
         self._in_flight: dict[str, int] = {}
         self._places = config.proxy.max_in_flight
         self._ended: set[str] = set()
@@ -204,7 +205,7 @@ class Pipeline:
         tags, call = judged.classification, judged.call
         if (
             self._config.proxy.refuse_same_uid
-            and call.source.transport == "stdio"
+            and (call.source.transport == "stdio" or call.server in self._same_uid)
             and tags.sensitivity is Sensitivity.CRITICAL
         ):
             return Deny(reasons=(Reason(Code.SAME_UID), *tags.reasons))
