@@ -315,7 +315,7 @@ class World:
         lets = Counter(
             record["args_digest"]
             for record in decided
-            if record["event"] == "call.forwarded" or record.get("decision") == "permit"
+            if "args_digest" in record and (record["event"] == "call.forwarded" or record.get("decision") == "permit")
         )
         definitions = {record.get("tool_def_hash", "") for record in decided}
         found = []

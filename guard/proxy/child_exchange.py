@@ -274,7 +274,8 @@ class ChildExchange:
         if self.arrival.era is Era.LEGACY or said.answer.result:
             return 200
         error = json.loads(said.line)["error"]
-        return _STATUS.get(error.get("code"), 200) if isinstance(error, dict) else 200
+        code = error.get("code") if isinstance(error, dict) else None
+        return _STATUS.get(code, 200) if isinstance(code, int) else 200
 
     # ------------------------------------------------------------------ leaving
 
