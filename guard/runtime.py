@@ -34,6 +34,7 @@ from guard.proxy.journal import Journal
 from guard.proxy.listener import Listening, bind, server
 from guard.proxy.local import bind_local, local_server
 from guard.proxy.memory import Memory
+from guard.proxy.param_headers import ParamHeaders
 from guard.proxy.pipeline import Pipeline
 from guard.proxy.pipes import standard_streams
 from guard.proxy.stdio import StdioFront
@@ -215,7 +216,8 @@ async def _serve(desk: Desk) -> int:
     sockets = [bind(config.proxy), bind(config.console)]
     engine = Engine(desk, servers)
     upstreams = Upstreams(config.servers, observe=engine.catalogue.observe)
-    children = Children(config, observe=engine.catalogue.observe, report=engine.report, clean=desk.redactor.text)
+    params = ParamHeaders(engine.catalogue.observe)
+    children = Children(config, observe=params.observe, report=engine.report, clean=desk.redactor.text)
     front = McpFront(
         config,
         identifier=engine.identifier,
@@ -223,7 +225,7 @@ async def _serve(desk: Desk) -> int:
         upstreams=upstreams,
         sessions=desk.store.sessions,
         clock=desk.clock,
-        hosted=Hosted(config, children, desk.clock),
+        hosted=Hosted(config, children, params, desk.clock),
     )
     listeners = [server(config.proxy, front), server(config.console, engine.api(local=False))]
 

@@ -70,29 +70,29 @@ class Agent:
         assert (done.status, done.messages) == (202, [])
         return self
 
-    def call(self, tool: str, arguments: Mapping[str, object], **how: Any) -> Answer:
+    def call(self, tool: str, arguments: Mapping[str, object], *, modern: bool = False) -> Answer:
         """Call a tool and wait for the answer."""
-        return self.ask(tool, arguments, **how).heard().answer
+        return self.ask(tool, arguments, modern=modern).heard().answer
 
     def ask(
         self,
         tool: str,
         arguments: Mapping[str, object],
         *,
-        id: str | int | None = None,
+        number: str | int | None = None,
         modern: bool = False,
         accept: str = BOTH,
     ) -> Posted:
         """Call a tool and return while it is under way."""
         params: dict[str, object] = {"name": tool, "arguments": arguments}
-        return self.request("tools/call", params, id=id, modern=modern, accept=accept)
+        return self.request("tools/call", params, number=number, modern=modern, accept=accept)
 
     def request(
         self,
         method: str,
         params: dict[str, object],
         *,
-        id: str | int | None = None,
+        number: str | int | None = None,
         modern: bool = False,
         accept: str = BOTH,
     ) -> Posted:
@@ -102,7 +102,7 @@ class Agent:
             params = {**params, "_meta": MODERN}
             extra = {"MCP-Protocol-Version": "2026-07-28", "Mcp-Method": method}
             extra |= {"Mcp-Name": str(params["name"])} if "name" in params else {}
-        number = next(self._ids) if id is None else id
+        number = next(self._ids) if number is None else number
         message = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
         return self.post(message, accept=accept, extra=extra)
 

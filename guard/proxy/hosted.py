@@ -17,20 +17,40 @@ from guard.proxy.exchange import Arrival
 from guard.proxy.headers import Headers, first
 from guard.proxy.http_answer import EVENT_STREAM, UNBUFFERED, HttpAnswer, Inbox, event
 from guard.proxy.listener import Caller
+from guard.proxy.param_headers import ParamHeaders
 from guard.proxy.relay import Send
 from guard.proxy.sessions import SessionOwners
 from guard.reasons import Code
 from guard.wire.era import LEGACY_VERSIONS, Era
 from guard.wire.message import Request
+from guard.wire.methods import METHOD_NOT_FOUND
 
 _VERSION: Final = b"mcp-protocol-version"
+_MODERN: Final = frozenset(
+    {
+        "completion/complete",
+        "prompts/get",
+        "prompts/list",
+        "resources/list",
+        "resources/read",
+        "resources/templates/list",
+        "server/discover",
+        "subscriptions/listen",
+        "tasks/cancel",
+        "tasks/get",
+        "tasks/update",
+        "tools/call",
+        "tools/list",
+    }
+)
+"""What 2026-07-28 and its tasks extension left; a tool server on stdio cannot answer the rest with HTTP's 404."""
 
 
 class Hosted:
     """The side of the HTTP front that knows sessions of its own instead of a tool server's."""
 
-    def __init__(self, config: Config, children: Children, clock: Clock) -> None:
-        self._config, self._children, self._clock = config, children, clock
+    def __init__(self, config: Config, children: Children, params: ParamHeaders, clock: Clock) -> None:
+        self._config, self._children, self._params, self._clock = config, children, params, clock
 
     def __contains__(self, server: str) -> bool:
         """Whether a server of this name is a command."""
@@ -42,14 +62,20 @@ class Hosted:
         """The exchange of one message; `session` is the caller's own, or empty.
 
         Raises:
-            WireError: a request with this id is in flight in the session (DUPLICATE_ID), or the caller does not
-                accept the form its answer has (MEDIA_TYPE).
+            WireError: a request with this id is in flight in the session (DUPLICATE_ID), the caller does not
+                accept the form its answer has (MEDIA_TYPE), or its era has no such method (UNKNOWN_METHOD) or
+                no such headers for these arguments (HEADER_MISMATCH).
         """
         settings, message = self._config.servers[arrival.server], arrival.message
         http = HttpAnswer(send, headers)
         listens = isinstance(message, Request) and message.method == "subscriptions/listen"
         if not (http.events if listens else http.possible):
             raise WireError("accept application/json and text/event-stream", reason=Code.MEDIA_TYPE)
+        if isinstance(message, Request) and arrival.era is Era.MODERN:
+            if message.method not in _MODERN:
+                why = f"{message.method} is not a method of this protocol version"
+                raise WireError(why, reason=Code.UNKNOWN_METHOD, rpc_code=METHOD_NOT_FOUND)
+            self._params.check(arrival.server, message, headers)
         conversation = self._conversation(arrival, session, headers)
         return ChildExchange(
             arrival,

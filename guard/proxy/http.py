@@ -40,6 +40,7 @@ CREDENTIAL_LIMIT: Final = 16 * 1024
 _SINGLE: Final = frozenset(
     {b"host", b"origin", b"authorization", b"content-type", b"content-length", b"content-encoding", b"mcp-session-id"}
 )
+_HOSTED_STATUS: Final = {Code.MEDIA_TYPE: 406, Code.UNKNOWN_METHOD: 404}
 _SUCCESS: Final = range(200, 300)
 _NOT_FOUND: Final = 404
 
@@ -226,7 +227,7 @@ class McpFront:
             error.request_id = message.id if isinstance(message, Request) else None
             raise _RefusedError(400, error) from error
         session = await self._session(visit, principal)
-        if not session:
+        if not session and not self._hosts(visit.server):  # a hosted one serves nobody else's tasks
             _refuse_foreign_task(message)
         source = Source(transport="http", address=visit.address, client=era.client_name(message))
         arrival = Arrival(message=message, era=spoken, principal=principal, source=source, server=visit.server)
@@ -245,7 +246,8 @@ class McpFront:
         try:
             exchange = hosted.exchange(arrival, session, visit.headers, visit.caller, visit.send, owners=self._sessions)
         except WireError as error:
-            raise _RefusedError(406 if error.reason is Code.MEDIA_TYPE else 400, error) from error
+            error.request_id = arrival.message.id if isinstance(arrival.message, Request) else None
+            raise _RefusedError(_HOSTED_STATUS.get(error.reason, 400), error) from error
         try:
             await self._handler.handle(arrival, exchange)
         finally:

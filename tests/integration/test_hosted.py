@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,9 +15,9 @@ import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
-from tests.agents import BOTH, Agent, next_message
+from tests.agents import Agent, next_message
 from tests.guards import Serving
-from tests.world import JOURNAL_SERVER, World, until
+from tests.world import World, until
 
 TALKING = Path(__file__).parents[1] / "servers" / "talking_server.py"
 GIT = Path(sys.executable).with_name("mcp-server-git")
@@ -172,8 +170,8 @@ async def test_a_question_of_the_server_is_answered_by_the_session_that_called(w
 def test_equal_ids_of_two_clients_never_cross(world: World, guard: Serving) -> None:
     other = world.add_agent("second")
     agents = [Agent(guard, world.key).hello(), Agent(guard, world.key).hello(), Agent(guard, other).hello()]
-    asked = [agent.ask("slow", {"seconds": 0.3, "who": who}, id=7) for who, agent in enumerate(agents)]
-    asked += [agents[0].ask("slow", {"seconds": 0.3, "who": who}, id=7, modern=True) for who in (3, 4)]
+    asked = [agent.ask("slow", {"seconds": 0.3, "who": who}, number=7) for who, agent in enumerate(agents)]
+    asked += [agents[0].ask("slow", {"seconds": 0.3, "who": who}, number=7, modern=True) for who in (3, 4)]
     for who, one in enumerate(asked):
         answer = one.heard().answer
         assert answer.body["id"] == 7
@@ -185,7 +183,10 @@ def test_equal_ids_of_two_clients_never_cross(world: World, guard: Serving) -> N
 
 def test_ids_and_numbers_come_back_as_they_were_spelled(world: World, guard: Serving) -> None:
     agent = Agent(guard, world.key).hello()
-    raw = b'{\r\n "params": {"arguments": {"id": 1.50, "t": "\xe2\x80\xa8"}, "name": "note"},\n "id":\t"\\u0041", "method": "tools/call", "jsonrpc": "2.0"}'
+    raw = (
+        b'{\r\n "params": {"arguments": {"id": 1.50, "t": "\xe2\x80\xa8"}, "name": "note"},\n'
+        b' "id":\t"\\u0041", "method": "tools/call", "jsonrpc": "2.0"}'
+    )
     answer = agent.post(raw).heard().answer
     assert answer.body["id"] == "A"
     assert json.loads(answer.text) == {"id": 1.5, "t": "\u2028"}
@@ -213,9 +214,9 @@ def test_what_no_answer_can_carry_is_kept_for_the_stream_of_the_session(world: W
 
 def test_a_server_cannot_answer_for_another_call_or_session(world: World, guard: Serving) -> None:
     agent, other = Agent(guard, world.key).hello(), Agent(guard, world.key).hello()
-    waiting = other.ask("slow", {"seconds": 0.5, "honest": True}, id=7)
+    waiting = other.ask("slow", {"seconds": 0.5, "honest": True}, number=7)
     forged = json.dumps({"jsonrpc": "2.0", "id": 7, "result": {"content": [{"type": "text", "text": "forged"}]}})
-    assert agent.call("say", {"line": forged}, id=8).ran
+    assert agent.call("say", {"line": forged}).ran
     assert agent.call("say", {"line": '{"jsonrpc":"2.0","id":1,"id":7,"result":{}}'}).ran
     assert agent.call("say", {"line": "[" * 5000}).ran
     assert agent.call("note", {}).ran
@@ -257,9 +258,9 @@ def test_a_session_belongs_to_its_principal_and_ends_when_it_is_deleted(world: W
 
 def test_a_request_twice_in_flight_under_one_id_is_refused(world: World, guard: Serving) -> None:
     agent = Agent(guard, world.key).hello()
-    first = agent.ask("slow", {"seconds": 0.5, "n": "first"}, id="same")
+    first = agent.ask("slow", {"seconds": 0.5, "n": "first"}, number="same")
     until(lambda: world.runs("slow", {"seconds": 0.5, "n": "first"}), "the first is under way")
-    assert agent.ask("note", {"n": "second"}, id="same").heard().status == 400
+    assert agent.ask("note", {"n": "second"}, number="same").heard().status == 400
     assert first.heard().answer.ran
     assert world.runs("note", {"n": "second"}) == 0
 
@@ -299,7 +300,7 @@ def test_a_cancelled_call_that_is_held_never_runs(tmp_path: Path) -> None:
     with Deployment(tmp_path, hold=10) as world:
         guard = world.serve()
         agent = Agent(guard, world.key).hello()
-        asked = agent.ask("wipe", {"n": 1}, id=5)
+        asked = agent.ask("wipe", {"n": 1}, number=5)
         world.wait_for("challenge.opened")
         cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 5}}
         assert agent.post(cancel).heard().status == 202
@@ -311,7 +312,7 @@ def test_a_cancelled_call_that_is_held_never_runs(tmp_path: Path) -> None:
 
 def test_a_cancellation_reaches_the_server_under_the_id_it_knows(world: World, guard: Serving) -> None:
     agent = Agent(guard, world.key).hello()
-    asked = agent.ask("mute", {"n": "legacy"}, id=5)
+    asked = agent.ask("mute", {"n": "legacy"}, number=5)
     until(lambda: world.runs("mute", {"n": "legacy"}), "the call is under way")
     assert (
         agent.post({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 5}}).heard().status
