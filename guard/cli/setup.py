@@ -32,7 +32,7 @@ listen = "127.0.0.1:7000"             # agents connect to http://127.0.0.1:7000/
 listen = "127.0.0.1:7001"
 public_url = "http://localhost:7001"  # challenges link here
 
-# One table per tool server: a URL (`guard serve`) or a command (`guard run NAME`).
+# One table per tool server: a URL or a command (`guard run NAME` serves the latter on stdio too).
 # [servers.payments]
 # url = "https://payments.example/mcp"
 #
