@@ -228,6 +228,7 @@ class Children:
                     group.cancel_scope.cancel()
             finally:
                 life.leaving = True
+                link.seal()
                 await child.end()
                 self._part(conversation, link)
                 self._lives.discard(life)

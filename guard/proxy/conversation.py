@@ -192,7 +192,7 @@ class Conversation:
                     self._question(link, said, line.raw)
                 case answers.Notice():
                     self._notice(link, line.raw)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError, UpstreamError) as error:
             self._drop(str(error), line.raw)
 
     def _answer(self, link: Link, said: answers.Answer, line: bytes) -> None:

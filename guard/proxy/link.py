@@ -103,9 +103,13 @@ class Link:
             self._more = anyio.Event()
             await self._more.wait()
 
+    def seal(self) -> None:
+        """Take nothing more; what was taken may still be answered."""
+        self._closed = True
+
     def close(self) -> None:
         """The child has ended: nothing is written any more, and nobody gets an answer."""
-        self._closed = True
+        self.seal()
         self._queue.clear()
         waiting, self.waiting = list(self.waiting.values()), {}
         for waiter in waiting:
