@@ -27,11 +27,14 @@ from guard.identity.keys import KeyIdentifier
 from guard.model import Principal
 from guard.policy.directory import PolicyDirectory, Refresh
 from guard.proxy.catalogue import Catalogue
+from guard.proxy.continuations import Continuations
+from guard.proxy.habits import Habits
 from guard.proxy.http import McpFront
 from guard.proxy.journal import Journal
 from guard.proxy.listener import Listening, bind, server
 from guard.proxy.local import bind_local, local_server
 from guard.proxy.memory import Memory
+from guard.proxy.pausing import Pausing
 from guard.proxy.pipeline import Pipeline
 from guard.proxy.pipes import standard_streams
 from guard.proxy.stdio import StdioFront
@@ -75,6 +78,16 @@ class Engine:
             memory=self._memory,
             assessor=Assessor([NetworkSignal(profiles)]),
             ceremony=self.ceremony,
+            pausing=Pausing(
+                config=config,
+                ceremony=self.ceremony,
+                challenges=store.challenges,
+                catalogue=self.catalogue,
+                habits=Habits(store.baselines, clock),
+                seal=desk.keyring,
+                clock=clock,
+            ),
+            continuations=Continuations(clock),
             journal=Journal(desk.ledger, desk.redactor),
             clock=clock,
         )

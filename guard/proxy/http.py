@@ -14,6 +14,7 @@ from guard.config import Config
 from guard.errors import GuardError, IdentityError, NotFoundError, UnavailableError, UpstreamError, WireError
 from guard.model import Principal, Source
 from guard.ports import Clock, Identifier, Sessions
+from guard.proxy.asking import Questions
 from guard.proxy.exchange import Arrival, Handler
 from guard.proxy.headers import Headers, first, is_json
 from guard.proxy.hosts import HostNames
@@ -24,7 +25,7 @@ from guard.proxy.upstream import Answer, Upstreams
 from guard.reasons import Code
 from guard.wire import era, reply
 from guard.wire.decode import MODERN_VERSIONS, decode
-from guard.wire.message import Message, Request
+from guard.wire.message import Message, Request, Response
 from guard.wire.methods import INVALID_PARAMS
 
 BODY_LIMIT: Final = 4 * 1024 * 1024
@@ -35,7 +36,16 @@ CREDENTIAL_LIMIT: Final = 16 * 1024
 """Bytes of one credential."""
 
 _SINGLE: Final = frozenset(
-    {b"host", b"origin", b"authorization", b"content-type", b"content-length", b"content-encoding", b"mcp-session-id"}
+    {
+        b"host",
+        b"origin",
+        b"authorization",
+        b"content-type",
+        b"content-length",
+        b"content-encoding",
+        b"mcp-session-id",
+        b"guard-proof",
+    }
 )
 _SUCCESS: Final = range(200, 300)
 _NOT_FOUND: Final = 404
@@ -111,6 +121,7 @@ class McpFront:
         self._handler = handler
         self._upstreams = upstreams
         self._sessions = SessionOwners(sessions, clock)
+        self._questions = Questions()
         self._routes = {f"/mcp/{name}".encode(): name for name in config.servers if name in upstreams}
         self._exact_integers = {name: server.big_integers == "exact" for name, server in config.servers.items()}
         self._names = HostNames(config.proxy)
@@ -217,14 +228,33 @@ class McpFront:
         except WireError as error:
             error.request_id = message.id if isinstance(message, Request) else None
             raise _RefusedError(400, error) from error
-        if b"mcp-session-id" in visit.fields:
-            await self._session(visit, principal)
-        else:
+        session = await self._session(visit, principal)
+        if not session:
             _refuse_foreign_task(message)
-        source = Source(transport="http", address=visit.address, client=era.client_name(message))
-        arrival = Arrival(message=message, era=spoken, principal=principal, source=source, server=visit.server)
+        where = (visit.server, session, principal.subject)
+        if isinstance(message, Response) and (answers := self._questions.take(where, message)) is not None:
+            if not answers:
+                _refuse(400, Code.UNSOLICITED, Code.UNSOLICITED.meaning)
+            await write(visit.send, 202, (), b"")
+            return
+        arrival = Arrival(
+            message=message,
+            era=spoken,
+            principal=principal,
+            source=Source(transport="http", address=visit.address, client=era.client_name(message)),
+            server=visit.server,
+            capabilities=self._questions.declared(where) if _reads_events(visit.headers) else {},
+            proof=visit.fields.get(b"guard-proof", b"").decode("latin-1"),
+        )
         exchange = HttpExchange(
-            arrival, visit.headers, visit.caller, visit.send, upstreams=self._upstreams, sessions=self._sessions
+            arrival,
+            visit.headers,
+            visit.caller,
+            visit.send,
+            upstreams=self._upstreams,
+            sessions=self._sessions,
+            questions=self._questions,
+            session=session,
         )
         await self._handler.handle(arrival, exchange)
         if not exchange.answered and not visit.caller.gone:
@@ -290,6 +320,7 @@ class McpFront:
         async def drop(answer: Answer) -> None:
             if answer.status in _SUCCESS or answer.status == _NOT_FOUND:
                 await self._sessions.drop(visit.server, session)
+                self._questions.forget((visit.server, session, principal.subject))
 
         await self._pass(visit, principal, "DELETE", drop)
 
@@ -334,6 +365,11 @@ def _refuse_foreign_task(message: Message) -> None:
         error = WireError(text, reason=Code.FOREIGN_SESSION, rpc_code=INVALID_PARAMS)
         error.request_id = message.id
         raise _RefusedError(200, error)
+
+
+def _reads_events(headers: Headers) -> bool:
+    """Whether the caller says that it reads an event stream as the answer."""
+    return any(name == b"accept" and b"text/event-stream" in value.lower() for name, value in headers)
 
 
 def _unauthenticated(error: IdentityError) -> _RefusedError:
