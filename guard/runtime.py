@@ -27,7 +27,6 @@ from guard.identity.keys import KeyIdentifier
 from guard.model import Principal
 from guard.policy.directory import PolicyDirectory, Refresh
 from guard.proxy.catalogue import Catalogue
-from guard.proxy.continuations import Continuations
 from guard.proxy.habits import Habits
 from guard.proxy.http import McpFront
 from guard.proxy.journal import Journal
@@ -87,7 +86,6 @@ class Engine:
                 seal=desk.keyring,
                 clock=clock,
             ),
-            continuations=Continuations(clock),
             journal=Journal(desk.ledger, desk.redactor),
             clock=clock,
         )

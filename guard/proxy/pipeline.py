@@ -74,14 +74,13 @@ class Pipeline:
         assessor: Assessor,
         ceremony: Ceremony,
         pausing: Pausing,
-        continuations: Continuations,
         journal: Journal,
         clock: Clock,
     ) -> None:
         """Take every collaborator; `policies` returns the set in force now."""
         self._config, self._policies, self._identifier = config, policies, identifier
         self._catalogue, self._memory, self._assessor = catalogue, memory, assessor
-        self._ceremony, self._pausing, self._continuations = ceremony, pausing, continuations
+        self._ceremony, self._pausing, self._continuations = ceremony, pausing, Continuations(clock)
         self._journal, self._clock = journal, clock
         self._settings = Settings(irreversible=config.irreversible, expires=config.approval.expires)
         self._in_flight: dict[str, int] = {}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -13,13 +15,20 @@ import anyio.to_thread
 import httpx2
 import mcp_types as types
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
+from guard.factors.signature import workload_factor
 from guard.model import State
 from guard.proxy import legs
 from guard.proxy.habits import recall
+from guard.stepup.binding import call_proof_bytes
+from tests.nouns import PRINCIPAL, challenge
 from tests.world import GUARD, World
 
 pytestmark = pytest.mark.anyio
@@ -337,3 +346,50 @@ async def test_a_client_that_hides_errors_reads_a_pause_as_plain_text_if_its_pro
         assert text(result).startswith("PAUSED, not executed")
         assert (result.meta or {})["guard/challenge"]["id"]
         assert world.ran() == []
+
+
+# ------------------------------------------------------------------ a proof in the header
+
+
+def test_a_proof_in_the_header_lets_the_call_run_at_once_and_never_twice(tmp_path: Path) -> None:
+    key = generate_private_key(SECP256R1())
+    with World(tmp_path, tools=TOOLS) as world:
+        with world.desk() as services:
+            spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            made = workload_factor(identifier="f_1", subject="robot", spki=spki, attestation=1, now=time.time())
+            services.store.factors.add(made)
+        guard = world.serve()
+        meta = {
+            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientCapabilities": {},
+        }
+        message = {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "tools/call",
+            "params": {"name": "wipe", "arguments": {"n": 1}, "_meta": meta},
+        }
+        at = time.time_ns() // 1000
+        wanted = challenge(
+            name="wipe", server="web", arguments='{"n":1}', principal=replace(PRINCIPAL, subject="robot")
+        )
+        r, s = decode_dss_signature(key.sign(call_proof_bytes(wanted, audience="guard", at=at), ECDSA(SHA256())))
+        signature = base64.b64encode(r.to_bytes(32, "big") + s.to_bytes(32, "big")).decode()
+        headers = {
+            "Authorization": f"Bearer {world.key}",
+            "Accept": "application/json, text/event-stream",
+            "MCP-Protocol-Version": "2026-07-28",
+            "Mcp-Method": "tools/call",
+            "Mcp-Name": "wipe",
+            "Guard-Proof": f"factor=f_1, at={at}, signature={signature}",
+        }
+        url = f"http://{guard.config.proxy.listen}/mcp/web"
+        with httpx2.Client(headers=headers, trust_env=False, timeout=20) as agent:
+            assert 'isError":true' not in agent.post(url, json=message).text
+            assert world.runs("wipe", {"n": 1}) == 1
+            replayed = agent.post(url, json=message).json()["result"]
+            assert replayed["isError"]
+            assert "the proof in Guard-Proof does not count" in replayed["content"][0]["text"]
+        assert world.runs("wipe", {"n": 1}) == 1
+        assert len(world.records("proof.rejected")) == 1
+        world.check()

@@ -1,7 +1,7 @@
-"""A tool server made with the official SDK, for both eras: asking_server.py --journal FILE [--http PORT] [--words FILE].
+"""A tool server made with the official SDK, for both eras: asking_server.py --journal FILE [--http PORT].
 
-`note` and `wipe` answer with their arguments and journal every time they run. With the argument `ask`, `wipe` first
-asks for more input by a `requestState` of its own, and runs when it gets that back.
+`note` and `wipe` answer with their arguments and journal every time they run. With the argument `ask`, they
+first ask for more input by a `requestState` of their own, and run when they get that back.
 """
 
 from __future__ import annotations
