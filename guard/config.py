@@ -161,10 +161,9 @@ class Server(_Strict):
 class AgentProfile(_Strict):
     """How one agent wants to be paused."""
 
-    hold: Annotated[float, Field(ge=0, le=50)] | Literal["learnt"] | None = Field(
-        None,
-        description="seconds a paused call of this agent is held; `learnt`: as long as its client was seen to wait, "
-        "at least `[proxy] hold` and at most 50",
+    hold: float | None = Field(None, ge=0, le=50, description="seconds a paused call of this agent is held")
+    learn: bool = Field(
+        False, description="hold it longer when its client was seen to wait longer for an answer, at most 50 seconds"
     )
     legs: bool | None = Field(
         None,

@@ -131,7 +131,7 @@ def _pausing(config: Config, name: str, habit: Habit, now: float) -> dict[str, J
     """How the agent is paused: by its settings, and by what was learnt from watching it."""
     profile = config.profile(name)
     how = manner(profile, default=config.proxy.hold, waited=habit.waited)
-    told = [f"held {how.hold:g} s" + (" (learnt)" if profile.hold == "learnt" else "")]
+    told = [f"held {how.hold:g} s" + (" (learnt)" if profile.learn and how.hold == habit.waited else "")]
     told.append(f"seen to wait {habit.waited:g} s")
     if habit.dropped and now - habit.dropped_at < FORGET:
         told.append(f"{habit.dropped} questions unanswered")

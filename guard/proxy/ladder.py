@@ -93,17 +93,13 @@ def manner(profile: AgentProfile, *, default: float, waited: float = 0.0, droppe
 
     Args:
         profile: what the configuration says about it.
-        default: seconds agents without a hold of their own are held; 0 means that nobody is.
+        default: seconds agents without a hold of their own are held; a hold of 0 stays 0 whatever was learnt.
         waited: the longest its client was seen to wait.
         dropped: questions in a row it left unanswered.
     """
-    match profile.hold:
-        case None:
-            hold = default
-        case "learnt":
-            hold = max(default, min(waited, HOLD_LIMIT)) if default else 0.0
-        case seconds:
-            hold = seconds
+    hold = default if profile.hold is None else profile.hold
+    if profile.learn and hold:
+        hold = max(hold, min(waited, HOLD_LIMIT))
     return Manner(hold=hold, legs=profile.legs, elicitation=profile.elicitation, dropped=dropped)
 
 

@@ -135,7 +135,7 @@ def test_capabilities_are_read_from_the_very_call_in_the_modern_era() -> None:
 
 @given(waited=st.floats(0, 1000), default=st.floats(0, 50))
 def test_a_learnt_hold_is_bounded_and_no_shorter_than_the_default(waited: float, default: float) -> None:
-    learnt = manner(AgentProfile(hold="learnt"), default=default, waited=waited).hold
+    learnt = manner(AgentProfile(learn=True), default=default, waited=waited).hold
     assert default <= learnt <= HOLD_LIMIT if default else learnt == 0
     assert manner(AgentProfile(), default=default, waited=waited).hold == default
     assert manner(AgentProfile(hold=7), default=default, waited=waited).hold == 7
