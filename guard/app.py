@@ -16,7 +16,7 @@ from guard.audit.redact import Redactor
 from guard.clock import SystemClock
 from guard.config import Config, load
 from guard.factors.approval import ApprovalFactor
-from guard.factors.signature import SignatureFactor
+from guard.factors.signature import CallSignatureFactor, SignatureFactor
 from guard.factors.totp import TotpFactor
 from guard.stepup.ceremony import Ceremony
 from guard.store.seal import Keyring
@@ -65,6 +65,7 @@ class Desk:
             self.clock,
             verifiers={
                 "signature": SignatureFactor(store.factors, audience=config.deployment),
+                "call_signature": CallSignatureFactor(store.factors, audience=config.deployment),
                 "approval": ApprovalFactor(store.approvers, store.agents, {"totp": codes}, solo=config.approval.solo),
             },
             cool_down=config.approval.cool_down,

@@ -171,6 +171,27 @@ class AgentProfile(_Strict):
     """How one agent wants to be paused."""
 
     hold: float | None = Field(None, ge=0, le=50, description="seconds a paused call of this agent is held")
+    learn: bool = Field(
+        False, description="hold it longer when its client was seen to wait longer for an answer, at most 50 seconds"
+    )
+    legs: bool | None = Field(
+        None,
+        description="whether its client repeats a call by itself when it is told to (2026-07-28, `requestState`); "
+        "unset: if it declares elicitation",
+    )
+    elicitation: bool | None = Field(
+        None,
+        description="whether its client is asked to open the challenge's page (URL elicitation); "
+        "unset: if it declares that and was seen to answer",
+    )
+    success_text: bool = Field(
+        False,
+        description="say pauses and refusals of tools without an outputSchema as plain results, for clients that "
+        "hide the text of errors from their model",
+    )
+
+
+_UNKNOWN_AGENT: Final = AgentProfile.model_construct()
 
 
 class Approval(_Strict):
@@ -199,10 +220,9 @@ class Config(_Strict):
     approval: Approval = Field(default_factory=Approval.model_construct, description="approvals by people")
     file: Path = Field(Path("guard.toml"), exclude=True, description="where this was read from (not a setting)")
 
-    def hold(self, agent: str) -> float:
-        """Seconds a paused call of this agent is held."""
-        profile = self.agents.get(agent)
-        return self.proxy.hold if profile is None or profile.hold is None else profile.hold
+    def profile(self, agent: str) -> AgentProfile:
+        """How this agent wants to be paused."""
+        return self.agents.get(agent, _UNKNOWN_AGENT)
 
 
 def _place(text: str, path: tuple[int | str, ...]) -> tuple[int, int]:

@@ -205,7 +205,7 @@ class Lanes(Protocol):
 
 
 class Baselines(Protocol):
-    """Versioned JSON snapshots of drift profiles by key."""
+    """Versioned JSON snapshots of what was learnt by watching: drift profiles and habits of agents, by key."""
 
     def get(self, key: str) -> str | None:
         """The snapshot, or None."""
@@ -300,6 +300,20 @@ class Ledger(Protocol):
 
     async def append_durably(self, event: str, fields: Mapping[str, Json]) -> int:
         """Write one record and wait until it is on disk (concurrent callers share the fsync)."""
+
+
+class Seal(Protocol):
+    """Encrypts small texts that leave the guard and come back."""
+
+    def seal(self, plain: bytes, aad: bytes) -> bytes:
+        """Encrypt and authenticate, together with what the text is for."""
+
+    def unseal(self, sealed: bytes, aad: bytes) -> bytes:
+        """What was sealed for the same purpose.
+
+        Raises:
+            StoreUnavailableError: it was not sealed by this deployment, or not for this.
+        """
 
 
 class Redactor(Protocol):

@@ -73,6 +73,7 @@ class Code(StrEnum):
     MEDIA_TYPE = "media_type", "the content type or encoding is not accepted"
     HOST = "host", "the Host or Origin header is not one of this listener's names"
     UNSOLICITED = "unsolicited", "this answers a question nobody asked on this connection"
+    STATE_INVALID = "state_invalid", "this requestState was not issued for this very call, or is too old"
     DUPLICATE_ID = "duplicate_id", "a request with this id is still in flight"
 
     # Who is asking.

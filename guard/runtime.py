@@ -28,6 +28,7 @@ from guard.model import Json, Principal
 from guard.policy.directory import PolicyDirectory, Refresh
 from guard.proxy.catalogue import Catalogue
 from guard.proxy.children import Children
+from guard.proxy.habits import Habits
 from guard.proxy.hosted import Hosted
 from guard.proxy.http import McpFront
 from guard.proxy.journal import Journal
@@ -35,6 +36,7 @@ from guard.proxy.listener import Listening, bind, server
 from guard.proxy.local import bind_local, local_server
 from guard.proxy.memory import Memory
 from guard.proxy.param_headers import ParamHeaders
+from guard.proxy.pausing import Pausing
 from guard.proxy.pipeline import Pipeline
 from guard.proxy.pipes import standard_streams
 from guard.proxy.stdio import StdioFront
@@ -78,6 +80,15 @@ class Engine:
             memory=self._memory,
             assessor=Assessor([NetworkSignal(profiles)]),
             ceremony=self.ceremony,
+            pausing=Pausing(
+                config=config,
+                ceremony=self.ceremony,
+                challenges=store.challenges,
+                catalogue=self.catalogue,
+                habits=Habits(store.baselines, clock),
+                seal=desk.keyring,
+                clock=clock,
+            ),
             journal=Journal(
                 desk.ledger, desk.redactor, same_uid=[name for name, one in config.servers.items() if one.command]
             ),

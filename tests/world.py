@@ -94,9 +94,11 @@ class World:
         folder: where everything lives.
         hold: seconds a paused call is held.
         more: further lines of guard.toml.
+        tools: the program that is the tool server.
     """
 
-    def __init__(self, folder: Path, *, hold: float = 0, more: str = "") -> None:
+    def __init__(self, folder: Path, *, hold: float = 0, more: str = "", tools: Path = JOURNAL_SERVER) -> None:
+        self._program = tools
         self.folder, self.state, self.journal = folder, folder / "state", folder / "journal.jsonl"
         self.words, self._armed = folder / "words.json", folder / "armed"
         self._hold, self._more = hold, more
@@ -142,7 +144,7 @@ class World:
     def _configure(self, name: str) -> Path:
         """A guard.toml on ports of its own; all share one state directory."""
         ports = free_port(), free_port()
-        command = json.dumps([sys.executable, str(JOURNAL_SERVER), *self._journalled])
+        command = json.dumps([sys.executable, str(self._program), *self._journalled])
         file = self.folder / name
         file.write_text(
             f"[proxy]\nlisten = '127.0.0.1:{ports[0]}'\nhold = {self._hold}\n"
@@ -212,7 +214,7 @@ class World:
             )
 
     def _serve_tools(self) -> str:
-        command = [sys.executable, JOURNAL_SERVER, *self._journalled, "--http", "0"]
+        command = [sys.executable, self._program, *self._journalled, "--http", "0"]
         self._tools = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self._tools.stdout is not None
         return f"http://127.0.0.1:{int(self._tools.stdout.readline())}/mcp"
@@ -313,7 +315,7 @@ class World:
         """What ran more often than the ledger let it: a permit without a challenge, or an intent, each lets one run."""
         decided = self.records("decision.made", "call.forwarded")
         lets = Counter(
-            record["args_digest"]
+            record.get("args_digest", "")
             for record in decided
             if "args_digest" in record and (record["event"] == "call.forwarded" or record.get("decision") == "permit")
         )

@@ -11,10 +11,13 @@ import click
 
 from guard.app import desk
 from guard.cli import options
+from guard.config import Config
 from guard.errors import NotFoundError
 from guard.identity.lifecycle import Lifecycle
 from guard.model import Json
 from guard.ports import Agent, Credential
+from guard.proxy.habits import FORGET, Habit, recall
+from guard.proxy.ladder import manner
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -95,7 +98,7 @@ def list_(file: Path, as_json: bool) -> None:
 @options.config
 @options.as_json
 def show(name: str, file: Path, as_json: bool) -> None:
-    """Show the keys (by thumbprint) and factors of agent NAME."""
+    """Show the keys (by thumbprint) and factors of agent NAME, and how it is paused."""
     with desk(file) as services:
         found = services.store.agents.get(name)
         if found is None:
@@ -103,6 +106,7 @@ def show(name: str, file: Path, as_json: bool) -> None:
         now = services.clock.now()
         credentials = services.store.agents.credentials(name)
         factors = services.store.factors.of(name)
+        habit = recall(services.store.baselines, name)
     rows: list[dict[str, Json]] = [
         {"what": "agent", "id": name, "state": _described(found, credentials, now)["state"], "expires": ""}
     ]
@@ -119,7 +123,26 @@ def show(name: str, file: Path, as_json: bool) -> None:
         }
         for one in factors
     ]
+    rows.append(_pausing(services.config, name, habit, now))
     options.show(rows, columns=("what", "id", "state", "expires"), as_json=as_json)
+
+
+def _pausing(config: Config, name: str, habit: Habit, now: float) -> dict[str, Json]:
+    """How the agent is paused: by its settings, and by what was learnt from watching it."""
+    profile = config.profile(name)
+    how = manner(profile, default=config.proxy.hold, waited=habit.waited)
+    told = [f"held {how.hold:g} s" + (" (learnt)" if profile.learn and how.hold == habit.waited else "")]
+    told.append(f"seen to wait {habit.waited:g} s")
+    if habit.dropped and now - habit.dropped_at < FORGET:
+        told.append(f"{habit.dropped} questions unanswered")
+    told += [
+        f"{setting} = {str(value).lower()}"
+        for setting, value in (("legs", profile.legs), ("elicitation", profile.elicitation))
+        if value is not None
+    ]
+    if profile.success_text:
+        told.append("success_text = true")
+    return {"what": "pause", "id": name, "state": ", ".join(told), "expires": ""}
 
 
 def _described(one: Agent, credentials: Sequence[Credential], now: float) -> dict[str, Json]:

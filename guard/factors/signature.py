@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -18,11 +20,18 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
-from guard.errors import ProofError, ProofInvalidError, ProofLockedError, ProofWrongCallError
+from guard.errors import (
+    ProofError,
+    ProofExpiredError,
+    ProofInvalidError,
+    ProofLockedError,
+    ProofReplayedError,
+    ProofWrongCallError,
+)
 from guard.model import Challenge, Json, Proof, ProofClass
 from guard.ports import Factor, Factors
 from guard.reasons import Code
-from guard.stepup.binding import challenge_bytes
+from guard.stepup.binding import SKEW, call_proof_bytes, challenge_bytes
 
 KIND: Final = "signature"
 ALGORITHM: Final = "ecdsa-p256-sha256"
@@ -99,23 +108,10 @@ class SignatureFactor:
         identifier, signature = evidence.get("factor"), evidence.get("signature")
         if not isinstance(identifier, str) or not isinstance(signature, str):
             raise ProofInvalidError(detail="evidence lacks factor or signature")
-        factor = self._factors.get(identifier)
-        if factor is None or factor.kind != KIND or factor.revoked:
-            raise ProofInvalidError(detail=f"there is no working {KIND} factor {identifier!r}")
-        if factor.subject != challenge.principal.subject:
-            raise ProofWrongCallError(detail=f"factor {identifier} belongs to {factor.subject}")
-        if factor.locked:
-            raise ProofLockedError(detail=f"factor {identifier}")
+        factor = _working(self._factors, identifier, challenge)
         signed = challenge_bytes(challenge, audience=self._audience)
         check(public_key(_spki(factor)), _decode(signature), signed)
-        return Proof(
-            proof_class=ProofClass.POSSESSION,
-            kind=KIND,
-            factor=factor.id,
-            subject=factor.subject,
-            at=now,
-            attestation=factor.attestation,
-        )
+        return _possession(factor, now)
 
     def stands(self, challenge: Challenge, proof: Proof) -> bool:
         """Whether the workload's key was not revoked since."""
@@ -123,6 +119,77 @@ class SignatureFactor:
             return True
         factor = self._factors.get(proof.factor)
         return factor is not None and factor.subject == challenge.principal.subject and not factor.revoked
+
+
+class CallSignatureFactor:
+    """Verifies a workload's signature that came with the call itself (a `guard.ports.FactorVerifier`).
+
+    Evidence: `proof`, the header `Guard-Proof: factor=ID, at=MICROSECONDS, signature=BASE64` over
+    `guard.stepup.binding.call_proof_bytes`. Each proof of a factor must be later than the last one that counted, by
+    compare-and-swap in the store: the same proof never counts twice, whoever sends it again and to whichever replica.
+    """
+
+    __slots__ = ("_audience", "_factors")
+
+    _FORM: Final = re.compile(r"factor=([0-9A-Za-z_-]{1,64}), ?at=([0-9]{1,16}), ?signature=([0-9A-Za-z+/]{86}==)")
+    _MICROSECONDS: Final = 1_000_000
+
+    def __init__(self, factors: Factors, *, audience: str) -> None:
+        self._factors, self._audience = factors, audience
+
+    def verify(self, challenge: Challenge, evidence: Mapping[str, Json], now: float) -> Proof:
+        """The workload's possession of its key, at `now` (Unix seconds).
+
+        Raises:
+            ProofInvalidError: malformed, unknown or revoked factor, or the signature does not verify.
+            ProofWrongCallError: the factor belongs to another principal than the challenge.
+            ProofLockedError: the factor is locked.
+            ProofExpiredError: it was signed more than a minute ago, or in the future.
+            ProofReplayedError: this or a later proof of the factor counted already.
+        """
+        proof = evidence.get("proof")
+        form = self._FORM.fullmatch(proof) if isinstance(proof, str) else None
+        if form is None:
+            raise ProofInvalidError(detail="the header is not of the form factor=, at=, signature=")
+        identifier, at, signature = form[1], int(form[2]), form[3]
+        factor = _working(self._factors, identifier, challenge)
+        signed = call_proof_bytes(challenge, audience=self._audience, at=at)
+        check(public_key(_spki(factor)), _decode(signature), signed)
+        if not abs(now - at / self._MICROSECONDS) <= SKEW:
+            raise ProofExpiredError
+        while factor.counter < at:
+            if self._factors.swap(factor, replace(factor, counter=at, version=factor.version + 1)):
+                return _possession(factor, now)
+            factor = _working(self._factors, identifier, challenge)
+        raise ProofReplayedError
+
+    def stands(self, challenge: Challenge, proof: Proof) -> bool:
+        """True: the key behind it is looked after by `SignatureFactor`, which its proof names."""
+        del challenge, proof
+        return True
+
+
+def _working(factors: Factors, identifier: str, challenge: Challenge) -> Factor:
+    """The factor, if it may answer for the challenge's principal."""
+    factor = factors.get(identifier)
+    if factor is None or factor.kind != KIND or factor.revoked:
+        raise ProofInvalidError(detail=f"there is no working {KIND} factor {identifier!r}")
+    if factor.subject != challenge.principal.subject:
+        raise ProofWrongCallError(detail=f"factor {identifier} belongs to {factor.subject}")
+    if factor.locked:
+        raise ProofLockedError(detail=f"factor {identifier}")
+    return factor
+
+
+def _possession(factor: Factor, now: float) -> Proof:
+    return Proof(
+        proof_class=ProofClass.POSSESSION,
+        kind=KIND,
+        factor=factor.id,
+        subject=factor.subject,
+        at=now,
+        attestation=factor.attestation,
+    )
 
 
 def _spki(factor: Factor) -> bytes:

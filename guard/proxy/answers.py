@@ -28,6 +28,7 @@ class Answer:
     id: str | int
     ending: Ending
     result: bool
+    state: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,15 @@ def read(line: bytes) -> Answer | Question | Notice:
         raise ValueError(message)
     if "method" in members:
         return Question(_id(members)) if "id" in members else Notice()
-    return Answer(_id(members), _ending(members), "result" in members)
+    return Answer(_id(members), _ending(members), "result" in members, state_of(members.get("result")))
+
+
+def state_of(result: Json) -> str:
+    """The `requestState` of a result that wants more input; "" for every other."""
+    if not isinstance(result, Mapping) or result.get("resultType") != "input_required":
+        return ""
+    state = result.get("requestState")
+    return state if isinstance(state, str) else ""
 
 
 def _members(text: str) -> dict[str, Json]:

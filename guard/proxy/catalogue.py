@@ -39,6 +39,7 @@ class Catalogue:
         self._pinned: dict[tuple[str, str], str] = {}
         self._seen: dict[tuple[str, str], str] = {}
         self._destructive: set[tuple[str, str]] = set()
+        self._unstructured: set[tuple[str, str]] = set()
         self._differed: set[tuple[str, str]] = set()
         self._opaque: set[str] = set()
         self._known: Counter[str] = Counter()
@@ -66,6 +67,10 @@ class Catalogue:
         """Whether the server itself calls the tool destructive."""
         return (server, tool) in self._destructive
 
+    def unstructured(self, server: str, tool: str) -> bool:
+        """Whether the tool was listed here without an outputSchema, so that any text is a valid result of it."""
+        return (server, tool) in self._unstructured
+
     def observe(self, server: str, answer: bytes) -> None:
         """Take in one answer to `tools/list`; empty when it was too long to keep, which makes the server opaque."""
         try:
@@ -81,6 +86,10 @@ class Catalogue:
         for name, digest in definitions.items():
             key = (server, name)
             self._note(key, pinned=self._pinned.get(key, digest), seen=digest)
+            if tools[name].get("outputSchema") is None:
+                self._unstructured.add(key)
+            else:
+                self._unstructured.discard(key)
             annotations = tools[name].get("annotations")
             if isinstance(annotations, Mapping) and annotations.get("destructiveHint") is True:
                 self._destructive.add(key)

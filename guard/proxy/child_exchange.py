@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import anyio
 
 from guard.errors import UpstreamError, WireError
+from guard.model import Json
 from guard.proxy.answers import Answer
+from guard.proxy.asking import Questions, handshake
 from guard.proxy.children import Children
 from guard.proxy.conversation import SUBSCRIPTION, Conversation, Kind
+from guard.proxy.documents import wanted_state
 from guard.proxy.exchange import Arrival, Ending, Outcome
 from guard.proxy.http_answer import HttpAnswer, Inbox
 from guard.proxy.link import Link
@@ -72,6 +75,7 @@ class ChildExchange:
         *,
         children: Children,
         opened: Opened,
+        questions: Questions,
         limits: tuple[float, bool],
     ) -> None:
         """Stand between the message and the child of its conversation.
@@ -83,6 +87,9 @@ class ChildExchange:
         """
         self.arrival, self.conversation = arrival, conversation
         self.sent = False
+        self._message = arrival.message
+        self._questions = questions
+        self._where = (arrival.server, conversation.key.session, arrival.principal.subject)
         self._caller, self._http, self._children, self._opened = caller, http, children, opened
         self._timeout, self._exact = limits
         self._inbox: Inbox[_Item] = Inbox()
@@ -121,13 +128,32 @@ class ChildExchange:
         Raises:
             UpstreamError: see `guard.proxy.exchange.Exchange.forward`.
         """
-        message = self.arrival.message
+        message = self._message
         if isinstance(message, Request):
             return await self._request(message)
         if self.conversation.key.kind is Kind.SESSION:
             self._tell(message)
         await self.answer(b"", status=202)
         return Outcome(ending=Ending.OK)
+
+    def rewrite(self, message: Request) -> None:
+        """Send this message instead of the one that came."""
+        self._message = message
+
+    async def ask(self, question: str, params: Mapping[str, Json]) -> Response | None:
+        """Ask on the event stream that will carry the answer; see `guard.proxy.exchange.Exchange`."""
+        asked = self._questions.open(self._where, question)
+        self._caller.on_gone(asked.answered.set)
+        try:
+            await self._http.say(reply.asked(question, params))
+            await asked.answered.wait()
+        finally:
+            self._caller.forget(asked.answered.set)
+            self._questions.close(self._where, question)
+            if asked.response is None and not self._caller.gone:
+                with anyio.CancelScope(shield=True):
+                    await self._http.say(reply.withdrawn(question))
+        return asked.response
 
     async def answer(self, body: bytes, *, status: int = 200) -> None:
         """Answer in the tool server's stead, or with nothing but the status when `body` is empty."""
@@ -262,13 +288,18 @@ class ChildExchange:
             if message.method == "tools/list":
                 self.conversation.observe(said.line)
             if message.method == "initialize":
-                headers = ((b"mcp-session-id", (await self._opened(self.conversation)).encode()),)
+                session = await self._opened(self.conversation)
+                headers = ((b"mcp-session-id", session.encode()),)
+                where = (self.arrival.server, session, self.arrival.principal.subject)
+                self._questions.declare(where, handshake(message))
         body = exchanged(said.line, (("id",), self._id))
         if message.method == "subscriptions/listen":
             body = exchanged(body, (("result", *SUBSCRIPTION[1:]), self._id))
         if not self._caller.gone:
             await self._http.finish(body.strip(), status=self._status(said), headers=headers)
-        return Outcome(ending=said.answer.ending, result_bytes=size + len(body), status=200)
+        return Outcome(
+            ending=said.answer.ending, result_bytes=size + len(body), status=200, state=wanted_state(said.line)
+        )
 
     def _status(self, said: _Said) -> int:
         if self.arrival.era is Era.LEGACY or said.answer.result:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from guard.proxy.answers import state_of
 from guard.proxy.exchange import Ending
 from guard.proxy.headers import Headers
 
@@ -17,6 +18,7 @@ LISTING_LIMIT: Final = 8 * 1024 * 1024
 """Bytes of one answer to tools/list kept for the observer; of a longer one it learns that there was one."""
 
 _SUSPECT: Final = re.compile(rb'"isError"\s*:\s*true|"error"\s*:')
+_WANTS_INPUT: Final = b'"requestState"'
 _EVENT_END: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _DATA: Final = re.compile(rb"^data: ?(.*)$")
@@ -74,6 +76,20 @@ def _data(event: bytes) -> bytes:
     """The data of one event of an event stream; empty when it has none."""
     lines = event.removeprefix(_BYTE_ORDER_MARK).splitlines()
     return b"\n".join(found[1] for line in lines if (found := _DATA.match(line)))
+
+
+def wanted_state(body: bytes) -> str:
+    """The `requestState` of an answer that wants more input; "" for every other, read only where it looks like one."""
+    if _WANTS_INPUT not in body:
+        return ""
+    for document in documents(body):
+        try:
+            message = json.loads(document)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(message, dict) and (state := state_of(message.get("result"))):
+            return state
+    return ""
 
 
 def ending(body: bytes) -> Ending:

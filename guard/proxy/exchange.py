@@ -6,24 +6,31 @@ A front (HTTP or stdio) reads bytes, authenticates, decodes strictly, and gives 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from guard.model import Principal, Source
-from guard.wire.decode import Message
+from guard.model import Json, Principal, Source
 from guard.wire.era import Era
+from guard.wire.message import Message, Request, Response
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """One decoded message and who sent it from where."""
+    """One decoded message and who sent it from where.
+
+    `capabilities` are what the client declared when the session began ({} in the modern era, where every
+    request says it by itself); `proof` is the value of the `Guard-Proof` header.
+    """
 
     message: Message
     era: Era
     principal: Principal
     source: Source
     server: str
+    capabilities: Mapping[str, Json] = field(default_factory=dict)
+    proof: str = ""
 
 
 class Ending(StrEnum):
@@ -37,11 +44,15 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came back after a forward; `result_bytes` counts the body, `status` is HTTP's (0 on stdio)."""
+    """What came back after a forward; `result_bytes` counts the body, `status` is HTTP's (0 on stdio).
+
+    `state` is the `requestState` of a tool server that wants more input before it runs the call.
+    """
 
     ending: Ending
     result_bytes: int = 0
     status: int = 0
+    state: str = ""
 
 
 class Exchange(Protocol):
@@ -63,6 +74,15 @@ class Exchange(Protocol):
         Raises:
             UpstreamError: `sent=False` when nothing can have reached the tool server; `sent=True` when
                 it may have, and then the front has not answered the caller: the pipeline does.
+        """
+
+    def rewrite(self, message: Request) -> None:
+        """Send this message instead of the one that came: the same call without what was meant for the guard."""
+
+    async def ask(self, question: str, params: Mapping[str, Json]) -> Response | None:
+        """Ask the caller `elicitation/create` beside its request (legacy era) and wait for what it says.
+
+        None when the caller left. Cancelling the wait withdraws the question.
         """
 
     async def answer(self, body: bytes, *, status: int = 200) -> None:

@@ -10,6 +10,7 @@ import anyio
 from guard.config import Config
 from guard.errors import StoreUnavailableError, UpstreamError, WireError
 from guard.ports import Clock
+from guard.proxy.asking import Questions
 from guard.proxy.child_exchange import BEAT, HEARD_LIMIT, ChildExchange
 from guard.proxy.children import Children
 from guard.proxy.conversation import Conversation, Key, Kind
@@ -57,7 +58,15 @@ class Hosted:
         return server in self._children
 
     def exchange(
-        self, arrival: Arrival, session: str, headers: Headers, caller: Caller, send: Send, *, owners: SessionOwners
+        self,
+        arrival: Arrival,
+        session: str,
+        headers: Headers,
+        caller: Caller,
+        send: Send,
+        *,
+        owners: SessionOwners,
+        questions: Questions,
     ) -> ChildExchange:
         """The exchange of one message; `session` is the caller's own, or empty.
 
@@ -84,6 +93,7 @@ class Hosted:
             http,
             children=self._children,
             opened=partial(self._open, owners),
+            questions=questions,
             limits=(settings.answer_timeout, settings.big_integers == "exact"),
         )
 

@@ -14,6 +14,7 @@ from guard.config import Config
 from guard.errors import GuardError, IdentityError, NotFoundError, UnavailableError, UpstreamError, WireError
 from guard.model import Principal, Source
 from guard.ports import Clock, Identifier, Sessions
+from guard.proxy.asking import Questions
 from guard.proxy.conversation import Key, Kind
 from guard.proxy.exchange import Arrival, Handler
 from guard.proxy.headers import Headers, first, is_json
@@ -27,7 +28,7 @@ from guard.proxy.upstream import Answer, Upstreams
 from guard.reasons import Code
 from guard.wire import era, reply
 from guard.wire.decode import MODERN_VERSIONS, decode
-from guard.wire.message import Message, Request
+from guard.wire.message import Message, Request, Response
 from guard.wire.methods import INVALID_PARAMS
 
 BODY_LIMIT: Final = 4 * 1024 * 1024
@@ -38,7 +39,16 @@ CREDENTIAL_LIMIT: Final = 16 * 1024
 """Bytes of one credential."""
 
 _SINGLE: Final = frozenset(
-    {b"host", b"origin", b"authorization", b"content-type", b"content-length", b"content-encoding", b"mcp-session-id"}
+    {
+        b"host",
+        b"origin",
+        b"authorization",
+        b"content-type",
+        b"content-length",
+        b"content-encoding",
+        b"mcp-session-id",
+        b"guard-proof",
+    }
 )
 _HOSTED_STATUS: Final = {Code.MEDIA_TYPE: 406, Code.UNKNOWN_METHOD: 404}
 _SUCCESS: Final = range(200, 300)
@@ -118,6 +128,7 @@ class McpFront:
         self._handler = handler
         self._upstreams = upstreams
         self._sessions = SessionOwners(sessions, clock)
+        self._questions = Questions()
         self._routes = {
             f"/mcp/{name}".encode(): name for name in config.servers if name in upstreams or self._hosts(name)
         }
@@ -229,13 +240,33 @@ class McpFront:
         session = await self._session(visit, principal)
         if not session and not self._hosts(visit.server):  # a hosted one serves nobody else's tasks
             _refuse_foreign_task(message)
-        source = Source(transport="http", address=visit.address, client=era.client_name(message))
-        arrival = Arrival(message=message, era=spoken, principal=principal, source=source, server=visit.server)
+        where = (visit.server, session, principal.subject)
+        if isinstance(message, Response) and (answers := self._questions.take(where, message)) is not None:
+            if not answers:
+                _refuse(400, Code.UNSOLICITED, Code.UNSOLICITED.meaning)
+            await write(visit.send, 202, (), b"")
+            return
+        arrival = Arrival(
+            message=message,
+            era=spoken,
+            principal=principal,
+            source=Source(transport="http", address=visit.address, client=era.client_name(message)),
+            server=visit.server,
+            capabilities=self._questions.declared(where) if _reads_events(visit.headers) else {},
+            proof=visit.fields.get(b"guard-proof", b"").decode("latin-1"),
+        )
         if self._hosted is not None and visit.server in self._hosted:
             await self._host(self._hosted, visit, arrival, session)
             return
         exchange = HttpExchange(
-            arrival, visit.headers, visit.caller, visit.send, upstreams=self._upstreams, sessions=self._sessions
+            arrival,
+            visit.headers,
+            visit.caller,
+            visit.send,
+            upstreams=self._upstreams,
+            sessions=self._sessions,
+            questions=self._questions,
+            session=session,
         )
         await self._handler.handle(arrival, exchange)
         if not exchange.answered and not visit.caller.gone:
@@ -244,7 +275,15 @@ class McpFront:
     async def _host(self, hosted: Hosted, visit: _Visit, arrival: Arrival, session: str) -> None:
         """Carry a message to a child process of the guard."""
         try:
-            exchange = hosted.exchange(arrival, session, visit.headers, visit.caller, visit.send, owners=self._sessions)
+            exchange = hosted.exchange(
+                arrival,
+                session,
+                visit.headers,
+                visit.caller,
+                visit.send,
+                owners=self._sessions,
+                questions=self._questions,
+            )
         except WireError as error:
             error.request_id = arrival.message.id if isinstance(arrival.message, Request) else None
             raise _RefusedError(_HOSTED_STATUS.get(error.reason, 400), error) from error
@@ -333,6 +372,7 @@ class McpFront:
         async def drop(answer: Answer) -> None:
             if answer.status in _SUCCESS or answer.status == _NOT_FOUND:
                 await self._sessions.drop(visit.server, session)
+                self._questions.forget((visit.server, session, principal.subject))
 
         await self._pass(visit, principal, "DELETE", drop)
 
@@ -377,6 +417,11 @@ def _refuse_foreign_task(message: Message) -> None:
         error = WireError(text, reason=Code.FOREIGN_SESSION, rpc_code=INVALID_PARAMS)
         error.request_id = message.id
         raise _RefusedError(200, error)
+
+
+def _reads_events(headers: Headers) -> bool:
+    """Whether the caller says that it reads an event stream as the answer."""
+    return any(name == b"accept" and b"text/event-stream" in value.lower() for name, value in headers)
 
 
 def _unauthenticated(error: IdentityError) -> _RefusedError:

@@ -50,13 +50,15 @@ class Journal:
         self._ledger.append("decision.made", fields)
         faults.point("decision.made")
 
-    async def intend(self, judged: Judged, grant: Grant) -> None:
-        """Put on disk that this grant is about to be spent on this call.
+    async def intend(self, judged: Judged, grant: Grant, *, continues: str = "") -> None:
+        """Put on disk that this grant is about to be spent on this call, or that it `continues` one it was spent on.
 
         Raises:
             LedgerUnavailableError: it is not known to be on disk, so the grant must not be spent.
         """
         fields = self._who(judged.call) | self._why(judged) | _ids(grant)
+        if continues:
+            fields["continues"] = continues
         await self._ledger.append_durably("call.forwarded", fields | {"phase": "intent"})
         faults.point("intent.recorded")
 

@@ -1,4 +1,4 @@
-"""The words of a pause and of a refusal, and how long a paused call is held.
+"""The words of a pause and of a refusal.
 
 The text is read by a language model: it says what happened, that nothing ran, what a person does, and
 that the identical call is to be repeated. It is short and the same every time for the same challenge.
@@ -6,13 +6,16 @@ that the identical call is to be repeated. It is short and the same every time f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 
-from guard.model import Challenge, Deny, Json
+from guard.model import Challenge, Deny, Json, State
 from guard.reasons import Code, Reason
 from guard.requirement import missing
 
 _QUIET = frozenset({Code.STEP_UP_PENDING})
+_NAMED = 6
+_LONGEST = 40
 
 
 def url_of(challenge: Challenge, public_url: str) -> str:
@@ -20,8 +23,11 @@ def url_of(challenge: Challenge, public_url: str) -> str:
     return f"{public_url}/challenges/{challenge.id}"
 
 
-def paused_text(challenge: Challenge, public_url: str, now: float) -> str:
-    """What the agent reads at the floor of the pause ladder; the first URL is the challenge's."""
+def paused_text(challenge: Challenge, public_url: str, now: float, *, notes: Sequence[str] = ()) -> str:
+    """What the agent reads at the floor of the pause ladder; the first URL is the challenge's.
+
+    `notes` are further sentences, without their final stop.
+    """
     minutes = max(1, round((challenge.expires - now) / 60))
     wanting = missing(challenge.requirement, challenge.proofs)
     return (
@@ -31,7 +37,45 @@ def paused_text(challenge: Challenge, public_url: str, now: float) -> str:
         f" digest {challenge.short_digest}. "
         "Then repeat exactly this call, same tool and same arguments, after about 30 seconds; it will run once. "
         f"Any change starts over. The request stays open for {minutes} min."
+    ) + "".join(f" Note: {note}." for note in notes)
+
+
+def link_text(challenge: Challenge) -> str:
+    """What a client shows beside the link to the challenge."""
+    wanting = missing(challenge.requirement, challenge.proofs)
+    return (
+        f"{challenge.principal.subject} wants to run {challenge.name} on {challenge.server}. It needs {wanting}"
+        f" because {sentence(challenge.reasons)}."
+        f" Open the page, compare the digest {challenge.short_digest}, and decide."
     )
+
+
+def difference(challenge: Challenge, other: Challenge | None) -> str:
+    """How a new call differs from one of the same agent and tool that was approved or waits; "" if there is none.
+
+    Only names are said, and only of arguments that the new call has: a caller learns nothing it did not send.
+    """
+    if other is None:
+        return ""
+    new, old = _members(challenge.arguments), _members(other.arguments)
+    changed = sorted(name for name in new if name not in old or new[name] != old[name])
+    dropped = len(old.keys() - new.keys())
+    if not changed and not dropped:
+        return ""
+    named = ", ".join(f'"{name[:_LONGEST]}"' for name in changed[:_NAMED])
+    more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
+    parts = [f"in {named}{more}" if changed else "", f"by {dropped} argument(s) left out" if dropped else ""]
+    which = "was approved" if other.state is State.SATISFIED else "waits already"
+    how = " and ".join(filter(None, parts))
+    return (
+        f"this differs from the call that {which} (digest {other.short_digest}) {how}; only the unchanged call joins it"
+    )
+
+
+def _members(arguments: str) -> Mapping[str, str]:
+    """The arguments of an open challenge, each as one text for one value."""
+    found = json.loads(arguments) if arguments else {}
+    return {name: json.dumps(value, sort_keys=True) for name, value in found.items()} if isinstance(found, dict) else {}
 
 
 def challenge_object(challenge: Challenge, public_url: str) -> Mapping[str, Json]:

@@ -7,6 +7,7 @@ reason; the one catch-all of the package stands here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final, assert_never
 
 import anyio
@@ -33,16 +34,17 @@ from guard.model import (
 from guard.policy.classify import PolicySet, classify
 from guard.ports import Clock, Identifier
 from guard.proxy.catalogue import Catalogue
+from guard.proxy.continuations import Continuation, Continuations
 from guard.proxy.exchange import Arrival, Ending, Exchange, Outcome
 from guard.proxy.journal import Journal, Judged, reasons_json
+from guard.proxy.ladder import Leg, Said
 from guard.proxy.memory import Memory
-from guard.proxy.pause import challenge_object, paused_text, refused_text
+from guard.proxy.pausing import Held, Pausing
 from guard.reasons import Code, Reason
 from guard.requirement import counterfactual
 from guard.stepup.ceremony import Ceremony
-from guard.wire import reply
 from guard.wire.canonical import call_digest, canonical
-from guard.wire.decode import Request, Response
+from guard.wire.message import Request, Response
 from guard.wire.methods import resumes, target
 
 log = structlog.get_logger()
@@ -54,14 +56,6 @@ _LAST_STATE: Final = {
     Ending.TOOL_ERROR: State.COMPLETED,
     Ending.UPSTREAM_ERROR: State.FAILED,
     Ending.UNKNOWN: State.UNKNOWN,
-}
-_CLOSED_CODE: Final = {
-    State.DENIED: Code.DENIED,
-    State.EXPIRED: Code.EXPIRED,
-    State.CANCELLED: Code.CANCELLED,
-    State.SATISFIED: Code.STALE,
-    State.STALE: Code.STALE,
-    State.REVOKED: Code.REVOKED,
 }
 _SPENT: Final = frozenset({State.CONSUMED, *_LAST_STATE.values()})
 
@@ -79,13 +73,14 @@ class Pipeline:
         memory: Memory,
         assessor: Assessor,
         ceremony: Ceremony,
+        pausing: Pausing,
         journal: Journal,
         clock: Clock,
     ) -> None:
         """Take every collaborator; `policies` returns the set in force now."""
         self._config, self._policies, self._identifier = config, policies, identifier
         self._catalogue, self._memory, self._assessor = catalogue, memory, assessor
-        self._ceremony = ceremony
+        self._ceremony, self._pausing, self._continuations = ceremony, pausing, Continuations(clock)
         self._journal, self._clock = journal, clock
         self._settings = Settings(irreversible=config.irreversible, expires=config.approval.expires)
         self._same_uid = frozenset(name for name, one in config.servers.items() if one.command)
@@ -103,15 +98,16 @@ class Pipeline:
                 faults.point("call.received")
                 await self._memory.recall(arrival.principal)
                 judged = self._judge(self._read(arrival))  # 1 read, 2 classify, 3 assess
+                leg = self._pausing.resume(arrival, judged.call, exchange)
                 decision = self._decide(judged, ())  # 4 decide
                 self._journal.decided(judged, decision)  # 5 record
                 match decision:
                     case Permit():
                         await self._forward(judged.call, exchange)  # 7 forward, 8 conclude
                     case Challenge():
-                        await self._step_up(judged, decision, arrival, exchange)  # 6 step up, then 7 and 8
+                        await self._step_up(judged, decision, arrival, exchange, leg)  # 6 step up, then 7 and 8
                     case Deny():
-                        await self._refuse(arrival, exchange, decision)
+                        await self._pausing.refuse(arrival, exchange, decision)
                     case _:
                         assert_never(decision)
             finally:
@@ -134,6 +130,7 @@ class Pipeline:
     def stop(self) -> None:
         """Take no more calls and let go of those that are held."""
         self._stopping.set()
+        self._pausing.stop()
 
     # ------------------------------------------------------------------ 1 read
 
@@ -213,64 +210,62 @@ class Pipeline:
 
     # ------------------------------------------------------------------ 6 step up
 
-    async def _step_up(self, judged: Judged, demand: Challenge, arrival: Arrival, exchange: Exchange) -> None:
-        """Spend the grant of an earlier approval, or open or join the challenge, hold a moment, and answer."""
-        _refuse_pre_answered(arrival)
+    async def _step_up(
+        self, judged: Judged, demand: Challenge, arrival: Arrival, exchange: Exchange, leg: Leg | None
+    ) -> None:
+        """Spend the grant of an earlier approval, or open or join the challenge, hold it, and answer by the ladder."""
         _refuse_unreadable(judged.call)
-        if await self._spend_grant(judged, exchange):
+        if leg is None and resumes(arrival.message):
+            await self._continue(judged, arrival, exchange)
             return
+        if leg is not None:
+            await self._pausing.hear(leg, judged.call.principal.subject)
+        if leg is not None and leg.said is Said.REFUSED:
+            held = Held.over(await self._pausing.decline(leg.challenge, judged.call.principal.subject))
+        else:
+            if await self._spend_grant(judged, exchange):
+                return
+            challenge = await self._challenge(judged, demand, leg)
+            held = await self._pausing.hold(challenge, arrival, exchange, leg)
+            if exchange.gone:
+                self._journal.concluded(judged.call, Code.CALLER_LEFT, challenge_id=challenge.id)
+                return
+            await self._memory.recall(judged.call.principal)
+            judged = self._judge(judged.call)  # tags and definitions may have changed while it was held
+            if held.challenge.state is State.SATISFIED and await self._spend_grant(judged, exchange):
+                return
+            held = replace(held, challenge=await self._ceremony.settle(held.challenge.id, until=self._clock.mono()))
+        state = held.challenge.state
+        outcome = state if state not in _SPENT else Code.SPENT  # this call itself never ran
+        self._journal.concluded(judged.call, outcome, challenge_id=held.challenge.id)
+        await self._pausing.answer(held, judged.call, arrival, exchange, leg)
+
+    async def _challenge(self, judged: Judged, demand: Challenge, leg: Leg | None) -> Challenge:
+        """The challenge this call waits for; one that ended while the client carried its state is not opened anew."""
+        if leg is not None:
+            known = await self._ceremony.settle(leg.challenge, until=self._clock.mono())
+            if not known.state.open:
+                return known
         why = counterfactual(judged.classification, judged.findings, self._config.irreversible)
-        challenge = await self._ceremony.open(demand, counterfactual=why, call_id=judged.call.id)
-        challenge = await self._hold(challenge, judged.call.principal, exchange)
-        if exchange.gone:
-            self._journal.concluded(judged.call, Code.CALLER_LEFT, challenge_id=challenge.id)
-            return
-        await self._memory.recall(judged.call.principal)
-        judged = self._judge(judged.call)  # tags and definitions may have changed while it was held
-        if challenge.state is State.SATISFIED and await self._spend_grant(judged, exchange):
-            return
-        challenge = await self._ceremony.settle(challenge.id, until=self._clock.mono())
-        outcome = challenge.state if challenge.state not in _SPENT else Code.SPENT  # this call itself never ran
-        self._journal.concluded(judged.call, outcome, challenge_id=challenge.id)
-        await self._pause(challenge, arrival, exchange)
+        return await self._ceremony.open(demand, counterfactual=why, call_id=judged.call.id)
 
-    async def _hold(self, challenge: Challenge, principal: Principal, exchange: Exchange) -> Challenge:
-        """Wait for the proofs for as long as this agent wants; the caller leaving or a shutdown ends the wait."""
-        hold = self._config.hold(principal.subject)
-        if challenge.state is not State.PENDING or not hold:
-            return challenge
-        failed: GuardError | None = None
-        async with anyio.create_task_group() as group:
+    async def _continue(self, judged: Judged, arrival: Arrival, exchange: Exchange) -> None:
+        """Let an approved call go on whose tool server asked for more input, if it is still approved; once.
 
-            async def let_go(wait: Callable[[], object]) -> None:
-                await wait()  # type: ignore[misc]  # an async function of no arguments
-                group.cancel_scope.cancel()
-
-            group.start_soon(let_go, exchange.wait_gone)
-            group.start_soon(let_go, self._stopping.wait)
-            try:
-                challenge = await self._ceremony.settle(challenge.id, until=self._clock.mono() + hold)
-            except GuardError as error:  # a task group would wrap it, and nobody would learn what is away
-                failed = error
-            group.cancel_scope.cancel()
-        if failed is not None:
-            raise failed
-        return challenge
-
-    async def _pause(self, challenge: Challenge, arrival: Arrival, exchange: Exchange) -> None:
-        """Answer a call that may not run now: paused at the floor, or refused because its challenge ended."""
-        message = arrival.message
-        if challenge.state is State.PENDING and isinstance(message, Request):
-            url = self._config.console.public_url
-            text = paused_text(challenge, url, self._clock.now())
-            body = reply.paused(
-                message.id, arrival.era, text=text, challenge=challenge_object(challenge, url), method=message.method
+        Raises:
+            GuardError: it brings answers or a state that no tool server asked for in an approved call (UNSOLICITED).
+        """
+        message, call = arrival.message, judged.call
+        state = message.params.get("requestState") if isinstance(message, Request) else None
+        found = await self._continuations.take(state, call) if isinstance(state, str) else None
+        if found is None or not isinstance(self._decide(judged, [_still(found)]), Permit):
+            raise GuardError(
+                "a call that needs a step-up may not carry inputResponses or requestState; repeat it without",
+                reason=Code.UNSOLICITED,
             )
-            await exchange.answer(body)
-            return
-        code = _CLOSED_CODE.get(challenge.state, Code.SPENT)
-        reason = Reason(code, challenge.ended_by, challenge.ended_because)
-        await self._refuse(arrival, exchange, Deny(reasons=(reason,), challenge=challenge.id))
+        await self._identifier.recheck(call.principal)
+        await self._journal.intend(judged, found.grant, continues=found.call_id)
+        await self._forward(call, exchange, found.grant, spent=True)
 
     # ------------------------------------------------------------------ 7 forward, 8 conclude
 
@@ -305,29 +300,44 @@ class Pipeline:
             self._journal.concluded(call, "refused", grant)
         return won
 
-    async def _forward(self, call: Call, exchange: Exchange, grant: Grant | None = None) -> None:
-        """Send the inspected bytes once, relay the answer, record how it ended, learn what it may teach."""
+    async def _forward(
+        self, call: Call, exchange: Exchange, grant: Grant | None = None, *, spent: bool = False
+    ) -> None:
+        """Send the inspected bytes once, relay the answer, record how it ended, learn what it may teach.
+
+        `spent`: the grant's challenge came to its last state when the call was forwarded for the first time.
+        """
         outcome, reasons = Outcome(ending=Ending.UNKNOWN), tuple[Reason, ...]()
+        began = self._clock.mono()
         try:
-            outcome = await self._relay(exchange)
+            outcome = await self._relay(call, exchange, grant)
         except UpstreamError as error:
             outcome = Outcome(ending=Ending.UNKNOWN if error.sent else Ending.UPSTREAM_ERROR)
             reasons = (Reason(error.reason, evidence=self._journal.said(error.public)),)
             raise
         finally:
             self._record_end(call, outcome, reasons, grant)
-            if grant is not None:
+            if grant is not None and not spent:
                 await self._close(grant, outcome)
         if outcome.ending in {Ending.OK, Ending.TOOL_ERROR}:
             await self._learn(call, grant)
+        waited = self._clock.mono() - began
+        if waited > 1 and call.kind == "tool" and outcome.ending is Ending.OK and not exchange.gone:
+            await self._pausing.habits.waited(call.principal.subject, waited)
 
-    @staticmethod
-    async def _relay(exchange: Exchange) -> Outcome:
-        """Forward unless the caller left at the last moment."""
+    async def _relay(self, call: Call, exchange: Exchange, grant: Grant | None) -> Outcome:
+        """Forward unless the caller left at the last moment; remember an approved call that will come back."""
         if exchange.gone:
             raise UpstreamError(Code.CALLER_LEFT.meaning, sent=False, reason=Code.CALLER_LEFT)
         faults.point("call.forwarded")
-        outcome = await exchange.forward()
+        if grant is None:
+            outcome = await exchange.forward()
+        else:
+            with self._continuations.running(call):
+                outcome = await exchange.forward()
+                if outcome.state:
+                    until = self._clock.now() + self._config.approval.expires
+                    self._continuations.remember(outcome.state, call, grant, expires=until)
         faults.point("call.answered")
         return outcome
 
@@ -361,18 +371,6 @@ class Pipeline:
 
     # ------------------------------------------------------------------ refusals
 
-    @staticmethod
-    async def _refuse(arrival: Arrival, exchange: Exchange, deny: Deny) -> None:
-        """Answer a request with a refusal; a notification or response has nobody who waits for one."""
-        message = arrival.message
-        if exchange.gone:
-            return
-        if isinstance(message, Request):
-            text = refused_text(deny)
-            await exchange.answer(reply.refused(message.id, arrival.era, text=text, method=message.method))
-        else:
-            await exchange.answer(b"", status=202)
-
     async def _fail(self, arrival: Arrival, exchange: Exchange, judged: Judged | None, error: GuardError) -> None:
         """Turn an error into a recorded refusal."""
         if error.detail:
@@ -383,7 +381,7 @@ class Pipeline:
             said = reasons_json([Reason(error.reason, evidence=self._journal.said(error.public))])
             self._journal.concluded(judged.call, "refused", reasons=said)
         evidence = "" if error.public == error.reason.meaning else error.public
-        await self._refuse(arrival, exchange, Deny(reasons=(Reason(error.reason, evidence=evidence),)))
+        await self._pausing.refuse(arrival, exchange, Deny(reasons=(Reason(error.reason, evidence=evidence),)))
 
 
 def _refuse_unreadable(call: Call) -> None:
@@ -393,10 +391,6 @@ def _refuse_unreadable(call: Call) -> None:
         raise GuardError(message, reason=Code.TOO_LARGE)
 
 
-def _refuse_pre_answered(arrival: Arrival) -> None:
-    """A gated call that brings answers to questions the guard never asked would run with more than was approved."""
-    if resumes(arrival.message):
-        raise GuardError(
-            "a call that needs a step-up may not carry inputResponses or requestState; repeat it without",
-            reason=Code.UNSOLICITED,
-        )
+def _still(found: Continuation) -> Grant:
+    """The grant of a call that is under way, for another look at whether it is enough."""
+    return replace(found.grant, expires=found.expires)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import partial
 from typing import Any, Final, TypeAlias
 
 import anyio
 
 from guard.errors import StoreUnavailableError, UpstreamError
+from guard.model import Json
+from guard.proxy.asking import EventStream, Questions, handshake, require_message
 from guard.proxy.connection import Connection
-from guard.proxy.documents import Listing, ending, is_stream
+from guard.proxy.documents import Listing, ending, is_stream, wanted_state
 from guard.proxy.exchange import Arrival, Ending, Outcome
 from guard.proxy.headers import Headers, first, returning
 from guard.proxy.listener import Caller
 from guard.proxy.sessions import SessionOwners
 from guard.proxy.upstream import Answer, Upstreams
 from guard.reasons import Code
-from guard.wire.message import Request
+from guard.wire import reply
+from guard.wire.message import Request, Response
 
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 """ASGI's send; the messages are open dictionaries by its specification."""
@@ -160,7 +163,19 @@ def _refuse_redirect(answer: Answer) -> None:
 class HttpExchange:
     """The pending POST of one message (`guard.proxy.exchange.Exchange`)."""
 
-    __slots__ = ("_arrival", "_caller", "_headers", "_send", "_sessions", "_upstreams", "answered")
+    __slots__ = (
+        "_arrival",
+        "_caller",
+        "_events",
+        "_headers",
+        "_message",
+        "_questions",
+        "_send",
+        "_session",
+        "_sessions",
+        "_upstreams",
+        "answered",
+    )
 
     def __init__(
         self,
@@ -171,8 +186,14 @@ class HttpExchange:
         *,
         upstreams: Upstreams,
         sessions: SessionOwners,
+        questions: Questions,
+        session: str,
     ) -> None:
         self._arrival = arrival
+        self._message = arrival.message
+        self._questions = questions
+        self._session = (arrival.server, session, arrival.principal.subject)
+        self._events: EventStream | None = None
         self._headers = headers
         self._caller = caller
         self._send = send
@@ -200,11 +221,13 @@ class HttpExchange:
         Raises:
             UpstreamError: nothing was answered to the caller; see `guard.proxy.exchange.Exchange`.
         """
-        arrival, message = self._arrival, self._arrival.message
+        arrival, message, events = self._arrival, self._message, self._events
         method = message.method if isinstance(message, Request) else ""
         observe = self._upstreams.observe if method == "tools/list" else None
         look = partial(observe, arrival.server) if observe is not None else None
-        relay = Relay(self._upstreams, self._caller, self._send, LOOK_LIMIT, look)
+        send = self._send if events is None else events.relay
+        relay = Relay(self._upstreams, self._caller, send, LOOK_LIMIT, look)
+        accept = require_message if events is not None else self._bind if method == "initialize" else None
         try:
             whole = await relay.run(
                 server=arrival.server,
@@ -212,20 +235,48 @@ class HttpExchange:
                 method="POST",
                 headers=self._headers,
                 body=message.raw,
-                accept=self._bind if method == "initialize" else None,
+                accept=accept,
             )
         finally:
             self.answered = relay.begun
         if not whole:
             return Outcome(ending=Ending.UNKNOWN, result_bytes=relay.size, status=relay.status)
-        return Outcome(ending=_look(relay), result_bytes=relay.size, status=relay.status)
+        return Outcome(
+            ending=_look(relay),
+            result_bytes=relay.size,
+            status=relay.status,
+            state=wanted_state(b"".join(relay.kept or ())),
+        )
+
+    def rewrite(self, message: Request) -> None:
+        """Send this message instead of the one that came."""
+        self._message = message
+
+    async def ask(self, question: str, params: Mapping[str, Json]) -> Response | None:
+        """Ask on the event stream that will carry the answer; see `guard.proxy.exchange.Exchange`."""
+        self._events = events = self._events or EventStream(self._send)
+        asked = self._questions.open(self._session, question)
+        self._caller.on_gone(asked.answered.set)
+        try:
+            await events.say(reply.asked(question, params))
+            await asked.answered.wait()
+        finally:
+            self._caller.forget(asked.answered.set)
+            self._questions.close(self._session, question)
+            if asked.response is None and not self._caller.gone:
+                with anyio.CancelScope(shield=True):
+                    await events.say(reply.withdrawn(question))
+        return asked.response
 
     async def answer(self, body: bytes, *, status: int = 200) -> None:
         """Write one JSON-RPC message, or nothing but the status when `body` is empty; nothing after an answer."""
         if self.answered:
             return
         self.answered = True
-        await write(self._send, status, (), body)
+        if self._events is None:
+            await write(self._send, status, (), body)
+        else:
+            await self._events.say(body, last=True)
 
     async def _bind(self, answer: Answer) -> None:
         """Give the session this answer opens to the caller before the caller hears of it."""
@@ -240,6 +291,9 @@ class HttpExchange:
             raise UpstreamError(sent=True, reason=error.reason, detail=error.detail) from error
         if not bound:
             raise UpstreamError(sent=True, reason=Code.FOREIGN_SESSION)
+        if isinstance(self._message, Request):
+            where = (self._arrival.server, ids[0].decode("latin-1"), self._arrival.principal.subject)
+            self._questions.declare(where, handshake(self._message))
 
 
 def _look(relay: Relay) -> Ending:

@@ -19,8 +19,9 @@ from anyio.abc import ByteReceiveStream, ByteSendStream, TaskGroup
 
 from guard.config import Config
 from guard.errors import ConfigError, UpstreamError, WireError
-from guard.model import Principal, Source
+from guard.model import Json, Principal, Source
 from guard.proxy import answers
+from guard.proxy.asking import Questions, handshake
 from guard.proxy.child import Child
 from guard.proxy.exchange import Arrival, Handler
 from guard.proxy.pipes import Flaw, Line, Lines
@@ -80,6 +81,7 @@ class StdioFront:
         self._settings, self._base = settings, config.file.absolute().parent
         self._server, self._principal, self._handler, self._observe = server, principal, handler, observe
         self._client = ""
+        self._questions, self._handshake = Questions(), dict[str, Json]()
         self._waiting: dict[str | int, StdioExchange] = {}
         self._serving: set[StdioExchange] = set()
         self._asked: dict[str | int, None] = {}
@@ -138,7 +140,12 @@ class StdioFront:
                 self._hang_up()
                 return
             exchange = StdioExchange(
-                message, ends.child, ends.output, timeout=self._timeout(message), begun=next_may_read
+                message,
+                ends.child,
+                ends.output,
+                timeout=self._timeout(message),
+                begun=next_may_read,
+                questions=self._questions,
             )
             await self._carry(exchange)
             if self._spare:
@@ -173,11 +180,20 @@ class StdioFront:
             raise stopping
         if isinstance(message, Request) and self._in_flight(message.id):
             raise WireError(Code.DUPLICATE_ID.meaning, reason=Code.DUPLICATE_ID)
-        if isinstance(message, Response):
-            if message.id not in self._asked:
-                raise WireError(Code.UNSOLICITED.meaning, reason=Code.UNSOLICITED)
-            del self._asked[message.id]
-        return message
+        return message if not isinstance(message, Response) or self._expected(message) else None
+
+    def _expected(self, response: Response) -> bool:
+        """Whether the tool server asked what this answers; False when the guard did, and has its answer now.
+
+        Raises:
+            WireError: nobody asked (UNSOLICITED).
+        """
+        answers_guard = self._questions.take((), response)
+        if answers_guard is False or (answers_guard is None and response.id not in self._asked):
+            raise WireError(Code.UNSOLICITED.meaning, reason=Code.UNSOLICITED)
+        if answers_guard is None:
+            del self._asked[response.id]
+        return answers_guard is None
 
     def _in_flight(self, request_id: str | int) -> bool:
         """Whether an answer to this id may still come: from the guard, or late from the tool server."""
@@ -201,10 +217,17 @@ class StdioFront:
         if isinstance(message, Request):
             self._waiting[message.id] = exchange
             self._client = client_name(message) or self._client
+            if message.method == "initialize":
+                self._handshake = dict(handshake(message))
         self._serving.add(exchange)
         try:
             arrival = Arrival(
-                message=message, era=era, principal=self._principal, source=self._source(), server=self._server
+                message=message,
+                era=era,
+                principal=self._principal,
+                source=self._source(),
+                server=self._server,
+                capabilities=self._handshake,
             )
             await self._handler.handle(arrival, exchange)
             if isinstance(message, Request) and not exchange.answered and not exchange.cancelled:
@@ -310,7 +333,7 @@ class StdioFront:
         message = exchange.message
         if self._observe and said.result and isinstance(message, Request) and message.method == "tools/list":
             self._observe(self._server, line.raw)
-        await exchange.relay(line.raw, said.ending)
+        await exchange.relay(line.raw, said.ending, said.state)
 
     def _drop(self, why: str, line: Line) -> None:
         log.warning("child.line_dropped", server=self._server, why=why, size=len(line.raw))

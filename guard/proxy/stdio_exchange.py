@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import anyio
 from anyio.abc import ByteSendStream
 
 from guard.errors import UpstreamError
+from guard.model import Json
+from guard.proxy.asking import Questions
 from guard.proxy.child import Child
 from guard.proxy.exchange import Ending, Outcome
 from guard.reasons import Code
-from guard.wire.decode import Message, Request
+from guard.wire import reply
+from guard.wire.message import Message, Request, Response
 
 
 class Output:
@@ -41,7 +44,14 @@ class StdioExchange:
     """One message of the agent, from reading to its answer (see `guard.proxy.exchange.Exchange`)."""
 
     def __init__(
-        self, message: Message, child: Child, output: Output, *, timeout: float, begun: Callable[[], None]
+        self,
+        message: Message,
+        child: Child,
+        output: Output,
+        *,
+        timeout: float,
+        begun: Callable[[], None],
+        questions: Questions,
     ) -> None:
         """Stand between the message and the tool server it is meant for.
 
@@ -49,6 +59,7 @@ class StdioExchange:
         message may be read without overtaking this one.
         """
         self.message = message
+        self._raw, self._questions = message.raw, questions
         self.sent = False
         self.awaiting = False
         self.due = 0.0
@@ -88,7 +99,7 @@ class StdioExchange:
                 raise UpstreamError(Code.CALLER_LEFT.meaning, sent=False, reason=Code.CALLER_LEFT)
             self.sent = True
             with anyio.move_on_after(self._timeout) as bound:
-                await self._child.write(self.message.raw)
+                await self._child.write(self._raw)
             if bound.cancelled_caught:
                 raise UpstreamError("the tool server does not read what it is sent", sent=True)
         if not isinstance(self.message, Request):
@@ -100,6 +111,30 @@ class StdioExchange:
         if isinstance(self._end, Outcome):
             return self._end
         raise self._end or UpstreamError(sent=True)
+
+    def rewrite(self, message: Request) -> None:
+        """Send this message instead of the one that came."""
+        self._raw = message.raw
+
+    async def ask(self, question: str, params: Mapping[str, Json]) -> Response | None:
+        """Ask the agent between its request and the answer; see `guard.proxy.exchange.Exchange`."""
+        asked = self._questions.open((), question)
+        try:
+            await self._output.send(reply.asked(question, params))
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._until_gone, asked.answered)
+                await asked.answered.wait()
+                group.cancel_scope.cancel()
+        finally:
+            self._questions.close((), question)
+            if asked.response is None and not self._gone:
+                with anyio.CancelScope(shield=True):
+                    await self._output.send(reply.withdrawn(question))
+        return asked.response
+
+    async def _until_gone(self, over: anyio.Event) -> None:
+        await self.wait_gone()
+        over.set()
 
     async def answer(self, body: bytes, *, status: int = 200) -> None:
         """Answer a request in the tool server's stead; nothing else has an answer, and `status` is HTTP's."""
@@ -135,11 +170,11 @@ class StdioExchange:
             late = UpstreamError("the tool server did not answer in time", sent=True)
             self.conclude(Outcome(ending=Ending.UNKNOWN) if self.cancelled else late)
 
-    async def relay(self, line: bytes, ending: Ending) -> None:
+    async def relay(self, line: bytes, ending: Ending, state: str = "") -> None:
         """Pass the tool server's answer on and end the wait for it."""
         self.awaiting, self.answered, self.relayed = False, True, True
         await self._output.send(line)
-        self.conclude(Outcome(ending=ending, result_bytes=len(line)))
+        self.conclude(Outcome(ending=ending, result_bytes=len(line), state=state))
 
     def conclude(self, end: Outcome | UpstreamError) -> None:
         """End the wait for the tool server's answer; the first end counts."""

@@ -94,6 +94,31 @@ def challenge_bytes(challenge: Challenge, *, audience: str) -> bytes:
     return document_bytes(document(challenge, audience=audience))
 
 
+# ------------------------------------------------------------------ a proof that comes with its call
+
+CALL_CONTENT_TYPE: Final = "application/vnd.guard.call-proof.v1+json"
+CALL_TYPE: Final = "guard.call-proof"
+
+
+def call_proof_bytes(challenge: Challenge, *, audience: str, at: int) -> bytes:
+    """The bytes a workload signs to prove a call together with the call, before any challenge exists.
+
+    `at` is when it signs, in microseconds since the epoch; every proof of one key is later than the one before.
+    """
+    checked: Mapping[str, Json] = {
+        "v": VERSION,
+        "typ": CALL_TYPE,
+        "aud": audience,
+        "principal": challenge.principal.subject,
+        "upstream": challenge.server,
+        "method": challenge.method,
+        "tool": challenge.name,
+        "args_digest": digest(challenge.arguments),
+        "at": at,
+    }
+    return pae(CALL_CONTENT_TYPE, canonical(checked).encode())
+
+
 # ------------------------------------------------------------------ the signer's side
 
 _Check = Callable[[object], bool]

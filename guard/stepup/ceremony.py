@@ -21,6 +21,7 @@ from guard import faults
 from guard.errors import (
     ChallengeClosedError,
     ChallengeError,
+    IllegalTransitionError,
     NotFoundError,
     ProofError,
     ProofInvalidError,
@@ -294,6 +295,24 @@ class Ceremony:
             self._rejected(challenge, kind, proof.subject, error)
             raise error
         return await self._apply(challenge, Denied(proof.subject, self._redact(because)))
+
+    async def decline(self, challenge_id: str, *, by: str, because: str) -> Challenge:
+        """Take a call back on the word of the client that made it: denied, or its unspent grant revoked.
+
+        The one refusal that needs no proof: whoever may make a call may take it back. The challenge as it is when it
+        ended already.
+
+        Raises:
+            NotFoundError: there is no such challenge.
+        """
+        for _ in range(ATTEMPTS):
+            challenge = await self._current(await self._get(challenge_id))
+            if not challenge.state.open:
+                return challenge
+            event = Denied(by, self._redact(because)) if challenge.state is State.PENDING else Revoked(by)
+            with suppress(ChallengeClosedError, IllegalTransitionError):
+                return await self._apply(challenge, event)
+        raise ChallengeError("the challenge keeps changing; try again", reason=Code.STALE)
 
     async def cancel(self, challenge_id: str, *, because: str) -> Challenge:
         """Close a PENDING challenge undecided.

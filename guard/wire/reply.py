@@ -50,7 +50,13 @@ def malformed(wrong: WireError) -> bytes:
 
 
 def paused(
-    request_id: str | int, era: Era, *, text: str, challenge: Mapping[str, Json], method: str = "tools/call"
+    request_id: str | int,
+    era: Era,
+    *,
+    text: str,
+    challenge: Mapping[str, Json],
+    method: str = "tools/call",
+    failed: bool = True,
 ) -> bytes:
     """The answer to a request that waits for proofs.
 
@@ -60,21 +66,48 @@ def paused(
         text: what happened and what to do, for the model.
         challenge: id, url, expires, requirement and reasons, for programs.
         method: `tools/call` gets a tool result, every other method an error `PAUSED` with the challenge as data.
+        failed: False for a client that hides the text of failed calls from its model.
     """
     if method != "tools/call":
         return error(request_id, PAUSED, text, data=challenge)
-    return _tool_error(request_id, era, text, {"_meta": {CHALLENGE_KEY: _cleaned(challenge)}})
+    return _tool_result(request_id, era, text, {"_meta": {CHALLENGE_KEY: _cleaned(challenge)}}, failed=failed)
 
 
-def refused(request_id: str | int, era: Era, *, text: str, method: str = "tools/call") -> bytes:
+def refused(request_id: str | int, era: Era, *, text: str, method: str = "tools/call", failed: bool = True) -> bytes:
     """The answer to a request that will not run: like `paused`, without a challenge (error code `REFUSED`)."""
     if method != "tools/call":
         return error(request_id, REFUSED, text)
-    return _tool_error(request_id, era, text, {})
+    return _tool_result(request_id, era, text, {}, failed=failed)
 
 
-def _tool_error(request_id: str | int, era: Era, text: str, extra: Mapping[str, Json]) -> bytes:
-    result: dict[str, Json] = {"content": [{"type": "text", "text": clean(text)}], "isError": True, **extra}
+def input_required(
+    request_id: str | int, *, state: str, questions: Mapping[str, Mapping[str, Json]] | None = None
+) -> bytes:
+    """The answer that makes a client of the modern era repeat its request with `state`.
+
+    `questions` are parameters of `elicitation/create` by key; without any, the client repeats by itself.
+    """
+    result: dict[str, Json] = {"resultType": "input_required", "requestState": state}
+    if questions:
+        result["inputRequests"] = {
+            key: {"method": "elicitation/create", "params": _cleaned(params)} for key, params in questions.items()
+        }
+    return _bytes({"jsonrpc": "2.0", "id": request_id, "result": result})
+
+
+def asked(question: str, params: Mapping[str, Json]) -> bytes:
+    """A question of the guard's own to a client of the legacy era."""
+    return _bytes({"jsonrpc": "2.0", "id": question, "method": "elicitation/create", "params": _cleaned(params)})
+
+
+def withdrawn(question: str) -> bytes:
+    """Word that a question needs no answer any more."""
+    params: Json = {"requestId": question, "reason": "the question is no longer open"}
+    return _bytes({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
+
+
+def _tool_result(request_id: str | int, era: Era, text: str, extra: Mapping[str, Json], *, failed: bool) -> bytes:
+    result: dict[str, Json] = {"content": [{"type": "text", "text": clean(text)}], "isError": failed, **extra}
     if era is Era.MODERN:
         result["resultType"] = "complete"
     return _bytes({"jsonrpc": "2.0", "id": request_id, "result": result})

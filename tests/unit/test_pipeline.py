@@ -23,8 +23,10 @@ from guard.model import Challenge, Json, Proof, ProofClass, Source, State
 from guard.policy.directory import PolicyDirectory
 from guard.proxy.catalogue import Catalogue
 from guard.proxy.exchange import Arrival, Ending, Outcome
+from guard.proxy.habits import Habits
 from guard.proxy.journal import Journal
 from guard.proxy.memory import Memory
+from guard.proxy.pausing import Pausing
 from guard.proxy.pipeline import READABLE, Pipeline
 from guard.stepup.ceremony import Ceremony
 from guard.store.seal import Keyring
@@ -94,11 +96,21 @@ class Guard:
         self.identifier = KeyIdentifier(self.store, self.clock)
         self.ceremony = Ceremony(self.store, self.ledger, self.clock, verifiers={"word": Word()}, cool_down=60)
         policies = PolicyDirectory(folder / "tool_policies").load()
+        catalogue = Catalogue(self.store.pins, self.ledger)
         self.pipeline = Pipeline(
             config=config,
             policies=lambda: policies,
             identifier=self.identifier,
-            catalogue=Catalogue(self.store.pins, self.ledger),
+            catalogue=catalogue,
+            pausing=Pausing(
+                config=config,
+                ceremony=self.ceremony,
+                challenges=self.store.challenges,
+                catalogue=catalogue,
+                habits=Habits(self.store.baselines, self.clock),
+                seal=Keyring.open(folder),
+                clock=self.clock,
+            ),
             memory=self.memory,
             assessor=Assessor([NetworkSignal(self.profiles)]),
             ceremony=self.ceremony,
