@@ -95,6 +95,7 @@ class Code(StrEnum):
     FACTOR_UNAVAILABLE = "factor_unavailable", "the signer or the token cannot be reached"
     UPSTREAM_UNAVAILABLE = "upstream_unavailable", "the tool server cannot be reached"
     UPSTREAM_BROKE = "upstream_broke", "the tool server broke off after it received the call; the outcome is unknown"
+    SESSION_LOST = "session_lost", "the tool server lost the session and could not begin it again"
     UNKNOWN_SERVER = "unknown_server", "no server of this name is configured"
     BAD_CONFIG = "bad_config", "a configuration or policy file has a mistake"
     NOT_FOUND = "not_found", "there is nothing by this name"

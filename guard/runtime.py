@@ -214,6 +214,7 @@ async def _serve(desk: Desk, servers: Collection[str]) -> int:
         upstreams=upstreams,
         sessions=desk.store.sessions,
         clock=desk.clock,
+        record=desk.ledger.append,
     )
     listeners = [server(config.proxy, front), server(config.console, engine.api(local=False))]
 

@@ -16,10 +16,12 @@ from guard.model import Principal, Source
 from guard.ports import Clock, Identifier, Sessions
 from guard.proxy.exchange import Arrival, Handler
 from guard.proxy.headers import Headers, first, is_json
+from guard.proxy.healing import Accept, Healer, How, Record
 from guard.proxy.hosts import HostNames
 from guard.proxy.listener import Caller
 from guard.proxy.relay import HttpExchange, Relay, Send, write
 from guard.proxy.sessions import SessionOwners
+from guard.proxy.setups import NoStreamError, SessionLostError
 from guard.proxy.upstream import Answer, Upstreams
 from guard.reasons import Code
 from guard.wire import era, reply
@@ -95,6 +97,7 @@ class McpFront:
         upstreams: the servers that are reached over HTTP; others are answered 404.
         sessions: whom a legacy session belongs to.
         clock: time of new sessions.
+        record: appends to the ledger what the front does on its own (healing a lost session).
     """
 
     def __init__(
@@ -106,11 +109,13 @@ class McpFront:
         upstreams: Upstreams,
         sessions: Sessions,
         clock: Clock,
+        record: Record,
     ) -> None:
         self._identifier = identifier
         self._handler = handler
         self._upstreams = upstreams
         self._sessions = SessionOwners(sessions, clock)
+        self._healer = Healer(upstreams, self._sessions, record)
         self._routes = {f"/mcp/{name}".encode(): name for name in config.servers if name in upstreams}
         self._exact_integers = {name: server.big_integers == "exact" for name, server in config.servers.items()}
         self._names = HostNames(config.proxy)
@@ -224,7 +229,13 @@ class McpFront:
         source = Source(transport="http", address=visit.address, client=era.client_name(message))
         arrival = Arrival(message=message, era=spoken, principal=principal, source=source, server=visit.server)
         exchange = HttpExchange(
-            arrival, visit.headers, visit.caller, visit.send, upstreams=self._upstreams, sessions=self._sessions
+            arrival,
+            visit.headers,
+            visit.caller,
+            visit.send,
+            upstreams=self._upstreams,
+            sessions=self._sessions,
+            healer=self._healer,
         )
         await self._handler.handle(arrival, exchange)
         if not exchange.answered and not visit.caller.gone:
@@ -275,7 +286,7 @@ class McpFront:
         self._streams[principal.subject] += 1
         self._streaming.add(visit.caller)
         try:
-            await self._pass(visit, principal, "GET")
+            await self._pass(visit, principal, "GET", How.STREAM)
         finally:
             self._streaming.discard(visit.caller)
             self._streams[principal.subject] -= 1
@@ -289,27 +300,47 @@ class McpFront:
 
         async def drop(answer: Answer) -> None:
             if answer.status in _SUCCESS or answer.status == _NOT_FOUND:
-                await self._sessions.drop(visit.server, session)
+                await self._forget(visit.server, session, principal.subject)
 
-        await self._pass(visit, principal, "DELETE", drop)
+        try:
+            await self._pass(visit, principal, "DELETE", How.ONCE, drop)
+        except SessionLostError:  # it has ended already
+            await self._forget(visit.server, session, principal.subject)
+            await write(visit.send, 200, (), b"")
+
+    async def _forget(self, server: str, session: str, subject: str) -> None:
+        """Forget a session that has ended."""
+        try:
+            await self._healer.end(server, session.encode("latin-1"), subject)
+            await self._sessions.drop(server, session)
+        except UnavailableError as error:
+            raise _RefusedError(503, error) from error
 
     async def _pass(
-        self,
-        visit: _Visit,
-        principal: Principal,
-        method: str,
-        accept: Callable[[Answer], Awaitable[None]] | None = None,
+        self, visit: _Visit, principal: Principal, method: str, belongs: How, also: Accept | None = None
     ) -> None:
-        """Pass a request that carries no message."""
-        relay = Relay(self._upstreams, visit.caller, visit.send)
-        try:
-            await relay.run(
-                server=visit.server, subject=principal.subject, method=method, headers=visit.headers, accept=accept
+        """Pass a request that carries no message; `also` sees the head of its answer."""
+
+        async def attempt(headers: Headers, accept: Accept | None) -> bool:
+            async def accepted(answer: Answer) -> None:
+                for one in (accept, also):
+                    if one is not None:
+                        await one(answer)
+
+            return await Relay(self._upstreams, visit.caller, visit.send).run(
+                server=visit.server, subject=principal.subject, method=method, headers=headers, accept=accepted
             )
+
+        session = visit.fields.get(b"mcp-session-id", b"")
+        try:
+            await self._healer.carry(visit.server, session, principal.subject, visit.headers, attempt, how=belongs)
         except UpstreamError as error:
             if visit.caller.gone:
                 raise _LeftError from error
-            raise _RefusedError(502, error) from error
+            if isinstance(error, SessionLostError) and belongs is How.ONCE:
+                raise
+            status = 405 if isinstance(error, NoStreamError) else 502
+            raise _RefusedError(status, error) from error
         except UnavailableError as error:
             raise _RefusedError(503, error) from error
 

@@ -13,11 +13,13 @@ from guard.proxy.connection import Connection
 from guard.proxy.documents import Listing, ending, is_stream
 from guard.proxy.exchange import Arrival, Ending, Outcome
 from guard.proxy.headers import Headers, first, returning
+from guard.proxy.healing import Accept, Healer, How, how
 from guard.proxy.listener import Caller
 from guard.proxy.sessions import SessionOwners
+from guard.proxy.setups import SessionLostError
 from guard.proxy.upstream import Answer, Upstreams
 from guard.reasons import Code
-from guard.wire.message import Request
+from guard.wire.message import Response
 
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 """ASGI's send; the messages are open dictionaries by its specification."""
@@ -160,7 +162,7 @@ def _refuse_redirect(answer: Answer) -> None:
 class HttpExchange:
     """The pending POST of one message (`guard.proxy.exchange.Exchange`)."""
 
-    __slots__ = ("_arrival", "_caller", "_headers", "_send", "_sessions", "_upstreams", "answered")
+    __slots__ = ("_arrival", "_caller", "_headers", "_healer", "_send", "_sessions", "_upstreams", "answered")
 
     def __init__(
         self,
@@ -171,6 +173,7 @@ class HttpExchange:
         *,
         upstreams: Upstreams,
         sessions: SessionOwners,
+        healer: Healer,
     ) -> None:
         self._arrival = arrival
         self._headers = headers
@@ -178,6 +181,7 @@ class HttpExchange:
         self._send = send
         self._upstreams = upstreams
         self._sessions = sessions
+        self._healer = healer
         self.answered = False
 
     @property
@@ -197,28 +201,56 @@ class HttpExchange:
     async def forward(self) -> Outcome:
         """Send the inspected bytes once and relay the answer.
 
+        When the tool server has lost the session, it is begun again and the refused bytes are sent once more.
+
         Raises:
             UpstreamError: nothing was answered to the caller; see `guard.proxy.exchange.Exchange`.
         """
-        arrival, message = self._arrival, self._arrival.message
-        method = message.method if isinstance(message, Request) else ""
-        observe = self._upstreams.observe if method == "tools/list" else None
-        look = partial(observe, arrival.server) if observe is not None else None
-        relay = Relay(self._upstreams, self._caller, self._send, LOOK_LIMIT, look)
+        arrival, method = self._arrival, self._method
+        relay = self._relay()
+
+        async def attempt(headers: Headers, accept: Accept | None) -> bool:
+            nonlocal relay
+            relay = self._relay()
+            try:
+                return await relay.run(
+                    server=arrival.server,
+                    subject=arrival.principal.subject,
+                    method="POST",
+                    headers=headers,
+                    body=arrival.message.raw,
+                    accept=self._bind if method == "initialize" else accept,
+                )
+            finally:
+                self.answered = relay.begun
+
+        session = b"" if method == "initialize" else first(self._headers, b"mcp-session-id")
+        belongs = how(arrival.message)
         try:
-            whole = await relay.run(
-                server=arrival.server,
-                subject=arrival.principal.subject,
-                method="POST",
-                headers=self._headers,
-                body=message.raw,
-                accept=self._bind if method == "initialize" else None,
+            whole = await self._healer.carry(
+                arrival.server, session, arrival.principal.subject, self._headers, attempt, how=belongs
             )
-        finally:
-            self.answered = relay.begun
+        except SessionLostError:
+            if belongs is not How.ONCE:
+                raise
+            await self.answer(b"", status=202)  # whom it concerned is gone
+            return Outcome(ending=Ending.OK, status=202)
         if not whole:
             return Outcome(ending=Ending.UNKNOWN, result_bytes=relay.size, status=relay.status)
-        return Outcome(ending=_look(relay), result_bytes=relay.size, status=relay.status)
+        ended = _look(relay)
+        if session and ended is Ending.OK:
+            self._healer.note(arrival.server, session, arrival.principal.subject, arrival.message, self._headers)
+        return Outcome(ending=ended, result_bytes=relay.size, status=relay.status)
+
+    @property
+    def _method(self) -> str:
+        message = self._arrival.message
+        return "" if isinstance(message, Response) else message.method
+
+    def _relay(self) -> Relay:
+        observe = self._upstreams.observe if self._method == "tools/list" else None
+        look = partial(observe, self._arrival.server) if observe is not None else None
+        return Relay(self._upstreams, self._caller, self._send, LOOK_LIMIT, look)
 
     async def answer(self, body: bytes, *, status: int = 200) -> None:
         """Write one JSON-RPC message, or nothing but the status when `body` is empty; nothing after an answer."""
@@ -240,6 +272,8 @@ class HttpExchange:
             raise UpstreamError(sent=True, reason=error.reason, detail=error.detail) from error
         if not bound:
             raise UpstreamError(sent=True, reason=Code.FOREIGN_SESSION)
+        arrival = self._arrival
+        self._healer.begin(arrival.server, ids[0], arrival.principal.subject, arrival.message, self._headers)
 
 
 def _look(relay: Relay) -> Ending:
