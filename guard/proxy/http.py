@@ -19,6 +19,7 @@ from guard.proxy.headers import Headers, first, is_json
 from guard.proxy.healing import Accept, Healer, How, Record
 from guard.proxy.hosts import HostNames
 from guard.proxy.listener import Caller
+from guard.proxy.metadata import Metadata
 from guard.proxy.relay import HttpExchange, Relay, Send, write
 from guard.proxy.sessions import SessionOwners
 from guard.proxy.setups import NoStreamError, SessionLostError
@@ -77,6 +78,11 @@ class _Visit:
         self.fields: dict[bytes, bytes] = {}
         self.size = 0
 
+    @property
+    def host(self) -> str:
+        """The Host header."""
+        return self.fields.get(b"host", b"").decode("latin-1")
+
     def read_fields(self) -> None:
         """Take the headers that decide anything; each may be given once."""
         for name, value in self.headers:
@@ -119,7 +125,8 @@ class McpFront:
         self._routes = {f"/mcp/{name}".encode(): name for name in config.servers if name in upstreams}
         self._exact_integers = {name: server.big_integers == "exact" for name, server in config.servers.items()}
         self._names = HostNames(config.proxy)
-        self._streams: Counter[str] = Counter()
+        self._metadata = Metadata(config.proxy, self._routes.values())
+        self._streams: Counter[tuple[str, str]] = Counter()
         self._bytes: dict[str, int] = {}
         self._streams_limit = config.proxy.max_in_flight
         self._streaming: set[Caller] = set()
@@ -137,7 +144,7 @@ class McpFront:
         try:
             visit.read_fields()
             self._check_names(visit, scope)
-            await self._serve(visit, scope["method"])
+            await self._serve(visit, scope["method"], scope["raw_path"])
         except _RefusedError as refusal:
             if visit.server:
                 self._record(visit, refusal.error)
@@ -157,14 +164,24 @@ class McpFront:
         """Refuse a name that is not this listener's: a web page may have pointed its own name here."""
         local = scope.get("server")
         address = local[0] if local else ""
-        if not self._names.cover(visit.fields.get(b"host", b"").decode("latin-1"), address):
+        if not self._names.cover(visit.host, address):
             _refuse(421, Code.HOST, "this endpoint is not called so; allowed_hosts adds names")
         origin = visit.fields.get(b"origin")
         if origin is not None and not self._names.cover_origin(origin.decode("latin-1"), address):
             _refuse(403, Code.HOST, "pages of this origin may not use the endpoint")
 
-    async def _serve(self, visit: _Visit, method: str) -> None:
+    async def _describe(self, visit: _Visit, method: str, server: str) -> None:
+        """Answer a client that has no credential yet and asks what protects a server."""
+        if method != "GET":
+            error = WireError("this is a document", rpc_code=reply.REFUSED)
+            raise _RefusedError(405, error, headers=((b"allow", b"GET"),))
+        await write(visit.send, 200, (), self._metadata.document(server, visit.host))
+
+    async def _serve(self, visit: _Visit, method: str, target: bytes) -> None:
         if not visit.server:
+            if described := self._metadata.server(target):
+                await self._describe(visit, method, described)
+                return
             raise _RefusedError(404, NotFoundError(reason=Code.UNKNOWN_SERVER))
         if method not in {"POST", "GET", "DELETE"}:
             error = WireError(f"{method} is not a method of this endpoint", rpc_code=reply.REFUSED)
@@ -186,13 +203,20 @@ class McpFront:
         """Whose credential this is; every other outcome is a refusal, never a default."""
         scheme, _, token = visit.fields.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer" or not token or len(token) > CREDENTIAL_LIMIT or not token.isascii():
-            raise _unauthenticated(IdentityError(reason=Code.NO_CREDENTIAL))
+            raise self._unauthenticated(visit, IdentityError(reason=Code.NO_CREDENTIAL))
         try:
             return await self._identifier.identify(token.strip(b" ").decode("ascii"))
         except IdentityError as error:
-            raise _unauthenticated(error) from error
+            raise self._unauthenticated(visit, error) from error
         except UnavailableError as error:
             raise _RefusedError(503, error) from error
+
+    def _unauthenticated(self, visit: _Visit, error: IdentityError) -> _RefusedError:
+        """401, with the way to the metadata on first contact."""
+        said = "" if error.reason is Code.NO_CREDENTIAL else "invalid_token"
+        begins = b"mcp-session-id" not in visit.fields
+        header = self._metadata.challenge(visit.server, visit.host, error=said, first=begins)
+        return _RefusedError(401, error, headers=((b"www-authenticate", header),))
 
     async def _session(self, visit: _Visit, principal: Principal) -> str:
         """The legacy session of the request, if it has one; a foreign one looks as if it did not exist."""
@@ -281,17 +305,18 @@ class McpFront:
 
     async def _stream(self, visit: _Visit, principal: Principal) -> None:
         await self._session(visit, principal)
-        if self._streams[principal.subject] >= self._streams_limit:
+        place = principal.subject, visit.server
+        if self._streams[place] >= self._streams_limit:
             raise _RefusedError(429, UnavailableError(reason=Code.OVERLOADED))
-        self._streams[principal.subject] += 1
+        self._streams[place] += 1
         self._streaming.add(visit.caller)
         try:
             await self._pass(visit, principal, "GET", How.STREAM)
         finally:
             self._streaming.discard(visit.caller)
-            self._streams[principal.subject] -= 1
-            if not self._streams[principal.subject]:
-                del self._streams[principal.subject]
+            self._streams[place] -= 1
+            if not self._streams[place]:
+                del self._streams[place]
 
     async def _end_session(self, visit: _Visit, principal: Principal) -> None:
         session = await self._session(visit, principal)
@@ -365,14 +390,6 @@ def _refuse_foreign_task(message: Message) -> None:
         error = WireError(text, reason=Code.FOREIGN_SESSION, rpc_code=INVALID_PARAMS)
         error.request_id = message.id
         raise _RefusedError(200, error)
-
-
-def _unauthenticated(error: IdentityError) -> _RefusedError:
-    """401 as RFC 6750 section 3 says it; a request without a credential gets no error code."""
-    challenge = b'Bearer realm="guard"'
-    if error.reason is not Code.NO_CREDENTIAL:
-        challenge += b', error="invalid_token"'
-    return _RefusedError(401, error, headers=((b"www-authenticate", challenge),))
 
 
 def _refuse(status: int, code: Code, text: str) -> NoReturn:
