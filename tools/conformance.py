@@ -47,7 +47,7 @@ LEAD = """\
 The official conformance suites of the Model Context Protocol (`@modelcontextprotocol/conformance`) ask a
 reference server built on the official Python SDK, once directly and once through `guard serve`. A check that
 passes directly and not through the guard is a defect of the guard; `make conformance` fails on the first one.
-What fails directly fails through the guard too: the reference server has no tasks extension.
+Nearly all that fails directly is about the tasks extension, which the reference server does not have.
 
 """
 
