@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow check bench docs format clean
+.PHONY: help demo test test-slow check conformance clients bench docs format clean
 
 help:                ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -33,6 +33,12 @@ check: $(READY)      ## lint, format, types, layers, lengths, generated document
 	@$(BIN)/lint-imports
 	@$(BIN)/python tools/lengths.py
 	@$(BIN)/python tools/reference.py --check
+
+conformance: $(READY) ## the official protocol suites, direct and through the guard (RECORD=1 writes the table into the docs)
+	@$(BIN)/python tools/conformance.py $(if $(RECORD),--record)
+
+clients: $(READY)    ## six real agent frameworks and SDKs in front of a guarded server
+	@sh tools/clients.sh $(NAMES)
 
 bench: $(READY)      ## latency, throughput and CPU as ratios to nginx and to a direct call, in the same run
 	@sh tools/system-packages.sh wrk nginx-light

@@ -86,10 +86,21 @@ class Listener(_Strict):
             return False
 
 
+def _public(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        message = 'expected an http(s) URL such as "https://guard.example"'
+        raise ValueError(message)
+    return value.rstrip("/")
+
+
 class Proxy(Listener):
     """The MCP endpoint agents connect to: `http://<listen>/mcp/<server>`."""
 
     listen: str = Field("127.0.0.1:7000", description="address:port of the MCP endpoint")
+    public_url: str | None = Field(
+        None, description="the URL agents use, where it is not http(s):// and the Host they send, as behind a TLS proxy"
+    )
     hold: float = Field(
         3.0, ge=0, le=50, description="seconds a paused call is held before it is answered; agents may override it"
     )
@@ -97,13 +108,18 @@ class Proxy(Listener):
         False,
         description="refuse critical tools of a stdio server that runs as the guard's own user",
     )
-    max_in_flight: int = Field(256, ge=1, le=65536, description="calls one principal may have in flight")
+    max_in_flight: int = Field(256, ge=1, le=65536, description="calls one principal may have in flight at one server")
     max_children: int = Field(
         256, ge=1, le=65536, description="child processes `guard serve` may run for all principals"
     )
     max_children_per_principal: int = Field(
         32, ge=1, le=65536, description="child processes `guard serve` may run for one principal"
     )
+
+    @field_validator("public_url")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        return None if value is None else _public(value)
 
 
 class Console(Listener):
@@ -117,11 +133,7 @@ class Console(Listener):
     @field_validator("public_url")
     @classmethod
     def _url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-            message = 'expected an http(s) URL such as "https://guard.example"'
-            raise ValueError(message)
-        return value.rstrip("/")
+        return _public(value)
 
 
 class Server(_Strict):
@@ -140,10 +152,16 @@ class Server(_Strict):
     big_integers: Literal["refuse", "exact"] = Field(
         "refuse", description="integers beyond 2^53-1: refuse them, or pass them when this server reads them exactly"
     )
-    connect_timeout: float = Field(10.0, gt=0, description="seconds to connect to the tool server")
+    ca_file: Path | None = Field(
+        None, description="PEM certificates that vouch for an https tool server, in place of the system's"
+    )
+    connect_timeout: float = Field(10.0, gt=0, description="seconds to connect to the tool server, TLS included")
     answer_timeout: float = Field(300.0, gt=0, description="seconds until the tool server must begin its answer")
     idle_timeout: float = Field(
         900.0, gt=0, description="seconds without a call or an open stream until `guard serve` stops a child process"
+    )
+    pause_timeout: float = Field(
+        60.0, gt=0, description="seconds an answer may pause once it has begun; event streams may pause for ever"
     )
 
     @model_validator(mode="after")
@@ -154,7 +172,14 @@ class Server(_Strict):
         if self.command is not None and not self.command:
             message = "command must name a program"
             raise ValueError(message)
+        if self.ca_file is not None and (self.url is None or urlsplit(self.url).scheme != "https"):
+            message = "ca_file is for an https url"
+            raise ValueError(message)
         return self
+
+    def below(self, base: Path) -> Self:
+        """The server with its files' paths taken relative to a folder."""
+        return self if self.ca_file is None else self.model_copy(update={"ca_file": base / self.ca_file})
 
     @field_validator("url")
     @classmethod
@@ -282,6 +307,7 @@ def load(file: Path) -> Config:
             "policies": base / config.policies,
             "proxy": config.proxy.below(base),
             "console": config.console.below(base),
+            "servers": {name: server.below(base) for name, server in config.servers.items()},
         }
     )
 

@@ -101,6 +101,7 @@ class Code(StrEnum):
         "the tool server's process ended several times in a row, and a moment passes before it is started again",
     )
     TOO_MANY_CHILDREN = "too_many_children", "as many processes of tool servers run as the limits allow"
+    SESSION_LOST = "session_lost", "the tool server lost the session and could not begin it again"
     UNKNOWN_SERVER = "unknown_server", "no server of this name is configured"
     BAD_CONFIG = "bad_config", "a configuration or policy file has a mistake"
     NOT_FOUND = "not_found", "there is nothing by this name"

@@ -237,6 +237,7 @@ async def _serve(desk: Desk) -> int:
         sessions=desk.store.sessions,
         clock=desk.clock,
         hosted=Hosted(config, children, params, desk.clock),
+        record=desk.ledger.append,
     )
     listeners = [server(config.proxy, front), server(config.console, engine.api(local=False))]
 

@@ -40,6 +40,8 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         "call.forwarded": "a granted call is about to go to its tool server (the intent)",
         "call.concluded": "a call ended, and this is how (the outcome)",
         "call.unknown": "a granted call was cut off by a crash; whether it ran is not known, and it is not repeated",
+        "session.lost": "a tool server no longer knows a session, and what set it up is about to be said again",
+        "session.healed": "a lost session was begun again at its tool server; nothing but its set-up was repeated",
         "policy.loaded": "a set of policies came into force",
         "policy.rejected": "changed policies have a mistake; the last good set stays in force",
         "child.ended": "the process of a tool server ended by itself; what it left unanswered is unknown",

@@ -91,16 +91,19 @@ class Connection(asyncio.Protocol):
         finally:
             timer.cancel()
 
-    async def chunk(self) -> bytes:
+    async def chunk(self, patience: float | None = None) -> bytes:
         """The next bytes of the body as soon as there are any; empty at its end.
 
+        Args:
+            patience: seconds to wait for them; None for ever.
+
         Raises:
-            UpstreamError: `sent=True`: the tool server broke off.
+            UpstreamError: `sent=True`: the tool server broke off, or nothing came in time.
         """
-        while not self._chunks:
-            if self.complete:
-                return b""
-            await self._wait()
+        if not self._chunks and not self.complete:
+            await self._more(patience)
+        if not self._chunks:
+            return b""
         taken = self._chunks.popleft() if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._buffered = 0
@@ -108,6 +111,19 @@ class Connection(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
         return taken
+
+    async def _more(self, patience: float | None) -> None:
+        """Wait for bytes of the body, or its end."""
+        timer = None
+        if patience is not None:
+            why = f"the answer paused for {patience:g} s"
+            timer = asyncio.get_running_loop().call_later(patience, self._break, why)
+        try:
+            while not self._chunks and not self.complete:
+                await self._wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     async def _wait(self) -> None:
         if self._lost:

@@ -18,12 +18,15 @@ from guard.proxy.asking import Questions
 from guard.proxy.conversation import Key, Kind
 from guard.proxy.exchange import Arrival, Handler
 from guard.proxy.headers import Headers, first, is_json
+from guard.proxy.healing import Accept, Healer, How, Record
 from guard.proxy.hosted import Hosted
 from guard.proxy.hosts import HostNames
 from guard.proxy.http_answer import accepted
 from guard.proxy.listener import Caller
+from guard.proxy.metadata import Metadata
 from guard.proxy.relay import HttpExchange, Relay, Send, write
 from guard.proxy.sessions import SessionOwners
+from guard.proxy.setups import NoStreamError, SessionLostError
 from guard.proxy.upstream import Answer, Upstreams
 from guard.reasons import Code
 from guard.wire import era, reply
@@ -89,6 +92,11 @@ class _Visit:
         self.fields: dict[bytes, bytes] = {}
         self.size = 0
 
+    @property
+    def host(self) -> str:
+        """The Host header."""
+        return self.fields.get(b"host", b"").decode("latin-1")
+
     def read_fields(self) -> None:
         """Take the headers that decide anything; each may be given once."""
         for name, value in self.headers:
@@ -110,6 +118,7 @@ class McpFront:
         sessions: whom a legacy session belongs to.
         clock: time of new sessions.
         hosted: the servers that are child processes of the guard.
+        record: appends to the ledger what the front does on its own (healing a lost session).
     """
 
     def __init__(
@@ -121,6 +130,7 @@ class McpFront:
         upstreams: Upstreams,
         sessions: Sessions,
         clock: Clock,
+        record: Record,
         hosted: Hosted | None = None,
     ) -> None:
         self._hosted = hosted
@@ -128,13 +138,15 @@ class McpFront:
         self._handler = handler
         self._upstreams = upstreams
         self._sessions = SessionOwners(sessions, clock)
+        self._healer = Healer(upstreams, self._sessions, record)
         self._questions = Questions()
         self._routes = {
             f"/mcp/{name}".encode(): name for name in config.servers if name in upstreams or self._hosts(name)
         }
         self._exact_integers = {name: server.big_integers == "exact" for name, server in config.servers.items()}
         self._names = HostNames(config.proxy)
-        self._streams: Counter[str] = Counter()
+        self._metadata = Metadata(config.proxy, self._routes.values())
+        self._streams: Counter[tuple[str, str]] = Counter()
         self._bytes: dict[str, int] = {}
         self._streams_limit = config.proxy.max_in_flight
         self._streaming: set[Caller] = set()
@@ -152,7 +164,7 @@ class McpFront:
         try:
             visit.read_fields()
             self._check_names(visit, scope)
-            await self._serve(visit, scope["method"])
+            await self._serve(visit, scope["method"], scope["raw_path"])
         except _RefusedError as refusal:
             if visit.server:
                 self._record(visit, refusal.error)
@@ -172,14 +184,24 @@ class McpFront:
         """Refuse a name that is not this listener's: a web page may have pointed its own name here."""
         local = scope.get("server")
         address = local[0] if local else ""
-        if not self._names.cover(visit.fields.get(b"host", b"").decode("latin-1"), address):
+        if not self._names.cover(visit.host, address):
             _refuse(421, Code.HOST, "this endpoint is not called so; allowed_hosts adds names")
         origin = visit.fields.get(b"origin")
         if origin is not None and not self._names.cover_origin(origin.decode("latin-1"), address):
             _refuse(403, Code.HOST, "pages of this origin may not use the endpoint")
 
-    async def _serve(self, visit: _Visit, method: str) -> None:
+    async def _describe(self, visit: _Visit, method: str, server: str) -> None:
+        """Answer a client that has no credential yet and asks what protects a server."""
+        if method != "GET":
+            error = WireError("this is a document", rpc_code=reply.REFUSED)
+            raise _RefusedError(405, error, headers=((b"allow", b"GET"),))
+        await write(visit.send, 200, (), self._metadata.document(server, visit.host))
+
+    async def _serve(self, visit: _Visit, method: str, target: bytes) -> None:
         if not visit.server:
+            if described := self._metadata.server(target):
+                await self._describe(visit, method, described)
+                return
             raise _RefusedError(404, NotFoundError(reason=Code.UNKNOWN_SERVER))
         if method not in {"POST", "GET", "DELETE"}:
             error = WireError(f"{method} is not a method of this endpoint", rpc_code=reply.REFUSED)
@@ -201,13 +223,20 @@ class McpFront:
         """Whose credential this is; every other outcome is a refusal, never a default."""
         scheme, _, token = visit.fields.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer" or not token or len(token) > CREDENTIAL_LIMIT or not token.isascii():
-            raise _unauthenticated(IdentityError(reason=Code.NO_CREDENTIAL))
+            raise self._unauthenticated(visit, IdentityError(reason=Code.NO_CREDENTIAL))
         try:
             return await self._identifier.identify(token.strip(b" ").decode("ascii"))
         except IdentityError as error:
-            raise _unauthenticated(error) from error
+            raise self._unauthenticated(visit, error) from error
         except UnavailableError as error:
             raise _RefusedError(503, error) from error
+
+    def _unauthenticated(self, visit: _Visit, error: IdentityError) -> _RefusedError:
+        """401, with the way to the metadata on first contact."""
+        said = "" if error.reason is Code.NO_CREDENTIAL else "invalid_token"
+        begins = b"mcp-session-id" not in visit.fields
+        header = self._metadata.challenge(visit.server, visit.host, error=said, first=begins)
+        return _RefusedError(401, error, headers=((b"www-authenticate", header),))
 
     async def _session(self, visit: _Visit, principal: Principal) -> str:
         """The legacy session of the request, if it has one; a foreign one looks as if it did not exist."""
@@ -267,6 +296,7 @@ class McpFront:
             sessions=self._sessions,
             questions=self._questions,
             session=session,
+            healer=self._healer,
         )
         await self._handler.handle(arrival, exchange)
         if not exchange.answered and not visit.caller.gone:
@@ -340,21 +370,22 @@ class McpFront:
         if self._hosts(visit.server) and not (session and accepted(visit.headers)[1]):
             error = WireError("an event stream belongs to a session and is accepted as such", rpc_code=reply.REFUSED)
             raise _RefusedError(406 if session else 405, error, headers=() if session else ((b"allow", b"POST"),))
-        if self._streams[principal.subject] >= self._streams_limit:
+        place = principal.subject, visit.server
+        if self._streams[place] >= self._streams_limit:
             raise _RefusedError(429, UnavailableError(reason=Code.OVERLOADED))
-        self._streams[principal.subject] += 1
+        self._streams[place] += 1
         self._streaming.add(visit.caller)
         try:
             if self._hosted is not None and visit.server in self._hosted:
                 key = Key(visit.server, principal.subject, Kind.SESSION, session)
                 await self._hosted.stream(key, visit.caller, visit.send)
             else:
-                await self._pass(visit, principal, "GET")
+                await self._pass(visit, principal, "GET", How.STREAM)
         finally:
             self._streaming.discard(visit.caller)
-            self._streams[principal.subject] -= 1
-            if not self._streams[principal.subject]:
-                del self._streams[principal.subject]
+            self._streams[place] -= 1
+            if not self._streams[place]:
+                del self._streams[place]
 
     async def _end_session(self, visit: _Visit, principal: Principal) -> None:
         session = await self._session(visit, principal)
@@ -371,28 +402,48 @@ class McpFront:
 
         async def drop(answer: Answer) -> None:
             if answer.status in _SUCCESS or answer.status == _NOT_FOUND:
-                await self._sessions.drop(visit.server, session)
-                self._questions.forget((visit.server, session, principal.subject))
+                await self._forget(visit.server, session, principal.subject)
 
-        await self._pass(visit, principal, "DELETE", drop)
+        try:
+            await self._pass(visit, principal, "DELETE", How.ONCE, drop)
+        except SessionLostError:  # it has ended already
+            await self._forget(visit.server, session, principal.subject)
+            await write(visit.send, 200, (), b"")
+
+    async def _forget(self, server: str, session: str, subject: str) -> None:
+        """Forget a session that has ended."""
+        try:
+            self._questions.forget((server, session, subject))
+            await self._healer.end(server, session.encode("latin-1"), subject)
+            await self._sessions.drop(server, session)
+        except UnavailableError as error:
+            raise _RefusedError(503, error) from error
 
     async def _pass(
-        self,
-        visit: _Visit,
-        principal: Principal,
-        method: str,
-        accept: Callable[[Answer], Awaitable[None]] | None = None,
+        self, visit: _Visit, principal: Principal, method: str, belongs: How, also: Accept | None = None
     ) -> None:
-        """Pass a request that carries no message."""
-        relay = Relay(self._upstreams, visit.caller, visit.send)
-        try:
-            await relay.run(
-                server=visit.server, subject=principal.subject, method=method, headers=visit.headers, accept=accept
+        """Pass a request that carries no message; `also` sees the head of its answer."""
+
+        async def attempt(headers: Headers, accept: Accept | None) -> bool:
+            async def accepted(answer: Answer) -> None:
+                for one in (accept, also):
+                    if one is not None:
+                        await one(answer)
+
+            return await Relay(self._upstreams, visit.caller, visit.send).run(
+                server=visit.server, subject=principal.subject, method=method, headers=headers, accept=accepted
             )
+
+        session = visit.fields.get(b"mcp-session-id", b"")
+        try:
+            await self._healer.carry(visit.server, session, principal.subject, visit.headers, attempt, how=belongs)
         except UpstreamError as error:
             if visit.caller.gone:
                 raise _LeftError from error
-            raise _RefusedError(502, error) from error
+            if isinstance(error, SessionLostError) and belongs is How.ONCE:
+                raise
+            status = 405 if isinstance(error, NoStreamError) else 502
+            raise _RefusedError(status, error) from error
         except UnavailableError as error:
             raise _RefusedError(503, error) from error
 
@@ -422,14 +473,6 @@ def _refuse_foreign_task(message: Message) -> None:
 def _reads_events(headers: Headers) -> bool:
     """Whether the caller says that it reads an event stream as the answer."""
     return any(name == b"accept" and b"text/event-stream" in value.lower() for name, value in headers)
-
-
-def _unauthenticated(error: IdentityError) -> _RefusedError:
-    """401 as RFC 6750 section 3 says it; a request without a credential gets no error code."""
-    challenge = b'Bearer realm="guard"'
-    if error.reason is not Code.NO_CREDENTIAL:
-        challenge += b', error="invalid_token"'
-    return _RefusedError(401, error, headers=((b"www-authenticate", challenge),))
 
 
 def _refuse(status: int, code: Code, text: str) -> NoReturn:

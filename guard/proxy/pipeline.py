@@ -84,7 +84,7 @@ class Pipeline:
         self._journal, self._clock = journal, clock
         self._settings = Settings(irreversible=config.irreversible, expires=config.approval.expires)
         self._same_uid = frozenset(name for name, one in config.servers.items() if one.command)
-        self._in_flight: dict[str, int] = {}
+        self._in_flight: dict[tuple[str, str], int] = {}
         self._places = config.proxy.max_in_flight
         self._ended: set[str] = set()
         self._stopping = anyio.Event()
@@ -93,7 +93,7 @@ class Pipeline:
         """Carry one message through the steps; never raises but on cancellation."""
         judged: Judged | None = None
         try:
-            self._take_place(arrival.principal)
+            place = self._take_place(arrival)
             try:
                 faults.point("call.received")
                 await self._memory.recall(arrival.principal)
@@ -111,7 +111,7 @@ class Pipeline:
                     case _:
                         assert_never(decision)
             finally:
-                self._leave_place(arrival.principal)
+                self._leave_place(place)
         except GuardError as error:
             await self._fail(arrival, exchange, judged, error)
         except Exception as error:
@@ -134,22 +134,23 @@ class Pipeline:
 
     # ------------------------------------------------------------------ 1 read
 
-    def _take_place(self, principal: Principal) -> None:
-        """Take one of the principal's places; there are only so many."""
-        who, places = principal.subject, self._in_flight
+    def _take_place(self, arrival: Arrival) -> tuple[str, str]:
+        """Take one of the principal's places at a server; there are only so many, and a hung server has its own."""
+        place, places = (arrival.principal.subject, arrival.server), self._in_flight
         if self._stopping.is_set():
             raise GuardError(reason=Code.STOPPING)
-        taken = places.get(who, 0)
+        taken = places.get(place, 0)
         if taken >= self._places:
             raise GuardError(reason=Code.OVERLOADED)
-        places[who] = taken + 1
+        places[place] = taken + 1
+        return place
 
-    def _leave_place(self, principal: Principal) -> None:
-        who, places = principal.subject, self._in_flight
-        if places[who] > 1:
-            places[who] -= 1
+    def _leave_place(self, place: tuple[str, str]) -> None:
+        places = self._in_flight
+        if places[place] > 1:
+            places[place] -= 1
         else:
-            del places[who]
+            del places[place]
 
     def _read(self, arrival: Arrival) -> Call:
         """Turn a decoded message into a Call with the digests that bind everything after it."""

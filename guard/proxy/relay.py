@@ -15,8 +15,10 @@ from guard.proxy.connection import Connection
 from guard.proxy.documents import Listing, ending, is_stream, wanted_state
 from guard.proxy.exchange import Arrival, Ending, Outcome
 from guard.proxy.headers import Headers, first, returning
+from guard.proxy.healing import Accept, Healer, How, how
 from guard.proxy.listener import Caller
 from guard.proxy.sessions import SessionOwners
+from guard.proxy.setups import SessionLostError
 from guard.proxy.upstream import Answer, Upstreams
 from guard.reasons import Code
 from guard.wire import reply
@@ -168,6 +170,7 @@ class HttpExchange:
         "_caller",
         "_events",
         "_headers",
+        "_healer",
         "_message",
         "_questions",
         "_send",
@@ -188,6 +191,7 @@ class HttpExchange:
         sessions: SessionOwners,
         questions: Questions,
         session: str,
+        healer: Healer,
     ) -> None:
         self._arrival = arrival
         self._message = arrival.message
@@ -199,6 +203,7 @@ class HttpExchange:
         self._send = send
         self._upstreams = upstreams
         self._sessions = sessions
+        self._healer = healer
         self.answered = False
 
     @property
@@ -218,31 +223,47 @@ class HttpExchange:
     async def forward(self) -> Outcome:
         """Send the inspected bytes once and relay the answer.
 
+        When the tool server has lost the session, it is begun again and the refused bytes are sent once more.
+
         Raises:
             UpstreamError: nothing was answered to the caller; see `guard.proxy.exchange.Exchange`.
         """
-        arrival, message, events = self._arrival, self._message, self._events
-        method = message.method if isinstance(message, Request) else ""
-        observe = self._upstreams.observe if method == "tools/list" else None
-        look = partial(observe, arrival.server) if observe is not None else None
-        send = self._send if events is None else events.relay
-        relay = Relay(self._upstreams, self._caller, send, LOOK_LIMIT, look)
-        accept = require_message if events is not None else self._bind if method == "initialize" else None
+        arrival, message, method = self._arrival, self._message, self._method
+        relay = self._relay()
+
+        async def attempt(headers: Headers, accept: Accept | None) -> bool:
+            nonlocal relay
+            relay = self._relay()
+            try:
+                return await relay.run(
+                    server=arrival.server,
+                    subject=arrival.principal.subject,
+                    method="POST",
+                    headers=headers,
+                    body=message.raw,
+                    accept=self._bind if method == "initialize" else self._going_on(accept),
+                )
+            finally:
+                self.answered = relay.begun
+
+        session = b"" if method == "initialize" else first(self._headers, b"mcp-session-id")
+        belongs = how(arrival.message)
         try:
-            whole = await relay.run(
-                server=arrival.server,
-                subject=arrival.principal.subject,
-                method="POST",
-                headers=self._headers,
-                body=message.raw,
-                accept=accept,
+            whole = await self._healer.carry(
+                arrival.server, session, arrival.principal.subject, self._headers, attempt, how=belongs
             )
-        finally:
-            self.answered = relay.begun
+        except SessionLostError:
+            if belongs is not How.ONCE:
+                raise
+            await self.answer(b"", status=202)  # whom it concerned is gone
+            return Outcome(ending=Ending.OK, status=202)
         if not whole:
             return Outcome(ending=Ending.UNKNOWN, result_bytes=relay.size, status=relay.status)
+        ended = _look(relay)
+        if session and ended is Ending.OK:
+            self._healer.note(arrival.server, session, arrival.principal.subject, arrival.message, self._headers)
         return Outcome(
-            ending=_look(relay),
+            ending=ended,
             result_bytes=relay.size,
             status=relay.status,
             state=wanted_state(b"".join(relay.kept or ())),
@@ -267,6 +288,28 @@ class HttpExchange:
                 with anyio.CancelScope(shield=True):
                     await events.say(reply.withdrawn(question))
         return asked.response
+
+    @property
+    def _method(self) -> str:
+        message = self._arrival.message
+        return "" if isinstance(message, Response) else message.method
+
+    def _relay(self) -> Relay:
+        observe = self._upstreams.observe if self._method == "tools/list" else None
+        look = partial(observe, self._arrival.server) if observe is not None else None
+        send = self._send if self._events is None else self._events.relay
+        return Relay(self._upstreams, self._caller, send, LOOK_LIMIT, look)
+
+    def _going_on(self, accept: Accept | None) -> Accept | None:
+        """What sees the head of the answer: it may be of a lost session, or no message for a stream that has begun."""
+        if self._events is None or accept is None:
+            return accept if self._events is None else require_message
+
+        async def accepted(answer: Answer) -> None:
+            await accept(answer)
+            await require_message(answer)
+
+        return accepted
 
     async def answer(self, body: bytes, *, status: int = 200) -> None:
         """Write one JSON-RPC message, or nothing but the status when `body` is empty; nothing after an answer."""
@@ -294,6 +337,8 @@ class HttpExchange:
         if isinstance(self._message, Request):
             where = (self._arrival.server, ids[0].decode("latin-1"), self._arrival.principal.subject)
             self._questions.declare(where, handshake(self._message))
+        arrival = self._arrival
+        self._healer.begin(arrival.server, ids[0], arrival.principal.subject, arrival.message, self._headers)
 
 
 def _look(relay: Relay) -> Ending:

@@ -13,6 +13,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 from urllib.parse import SplitResult, urlsplit
@@ -20,7 +21,7 @@ from urllib.parse import SplitResult, urlsplit
 from guard.config import Server
 from guard.errors import ConfigError, UpstreamError
 from guard.proxy.connection import Connection
-from guard.proxy.headers import FRAMING, Headers, outgoing
+from guard.proxy.headers import FRAMING, Headers, first, outgoing
 
 IDLE_LIMIT: Final = 64
 """Idle connections kept for one principal and server."""
@@ -50,6 +51,7 @@ class Endpoint:
     replaced: frozenset[bytes]
     connect_timeout: float
     answer_timeout: float
+    pause_timeout: float
 
 
 class Answer:
@@ -59,13 +61,15 @@ class Answer:
     otherwise.
     """
 
-    __slots__ = ("_connection", "_release", "headers", "status")
+    __slots__ = ("_connection", "_patience", "_release", "headers", "status")
 
-    def __init__(self, connection: Connection, release: Callable[[Connection], None]) -> None:
+    def __init__(self, connection: Connection, release: Callable[[Connection], None], patience: float) -> None:
         self.status = connection.status
         self.headers: Headers = connection.headers
         self._connection = connection
         self._release = release
+        media = first(self.headers, b"content-type").partition(b";")[0].strip().lower()
+        self._patience = None if media == b"text/event-stream" else patience
 
     @property
     def drained(self) -> bool:
@@ -76,9 +80,9 @@ class Answer:
         """The next bytes of the body, as they come; empty at the end.
 
         Raises:
-            UpstreamError: `sent=True`: the tool server broke off.
+            UpstreamError: `sent=True`: the tool server broke off, or paused for too long.
         """
-        return await self._connection.chunk()
+        return await self._connection.chunk(self._patience)
 
     async def __aenter__(self) -> Self:
         return self
@@ -98,7 +102,7 @@ class Upstreams:
 
     def __init__(self, servers: Mapping[str, Server], observe: Observe | None = None) -> None:
         self.observe = observe
-        self._tls: ssl.SSLContext | None = None
+        self._tls: ssl.SSLContext | None = None  # one for all servers that trust the system's authorities
         self._endpoints = {
             name: self._endpoint(name, server, server.url) for name, server in servers.items() if server.url is not None
         }
@@ -149,7 +153,7 @@ class Upstreams:
         finally:
             if not sent:
                 connection.close()
-        return Answer(connection, lambda done: self._give_back(key, done))
+        return Answer(connection, lambda done: self._give_back(key, done), endpoint.pause_timeout)
 
     def close(self) -> None:
         """Close every connection; what waits on one gets `UpstreamError`."""
@@ -219,6 +223,8 @@ class Upstreams:
         tls = None
         if parts.scheme == "https":
             tls = self._tls = self._tls or ssl.create_default_context()
+            if server.ca_file is not None:
+                tls = _trusting(name, server.ca_file)
         host = parts.hostname or ""
         added = {b"host": _authority(name, parts), **_configured(name, server.headers)}
         lines = b"".join(b"%b: %b\r\n" % pair for pair in ({**added, b"accept-encoding": b"identity"}).items())
@@ -231,7 +237,17 @@ class Upstreams:
             replaced=frozenset(added),
             connect_timeout=server.connect_timeout,
             answer_timeout=server.answer_timeout,
+            pause_timeout=server.pause_timeout,
         )
+
+
+def _trusting(name: str, file: Path) -> ssl.SSLContext:
+    """Verify certificates and names as ever, but trust only the authorities of this file."""
+    try:
+        return ssl.create_default_context(cafile=file)
+    except (OSError, ssl.SSLError) as error:
+        message = f"servers.{name}.ca_file: {file} cannot be loaded: {error}"
+        raise ConfigError(message) from None
 
 
 def _authority(name: str, parts: SplitResult) -> bytes:

@@ -160,6 +160,7 @@ class Stage:
     front: McpFront
     sessions: Bindings
     observed: list[tuple[str, bytes]]
+    recorded: list[str]
     serving: asyncio.Task[None]
     stop: Callable[[], None]
 
@@ -215,8 +216,15 @@ async def stage(handler: Handler, upstream: Upstream | None = None, **settings: 
     observed: list[tuple[str, bytes]] = []
     upstreams = Upstreams(config.servers, observe=lambda name, body: observed.append((name, body)))
     sessions = Bindings()
+    recorded: list[str] = []
     front = McpFront(
-        config, identifier=Keys(), handler=handler, upstreams=upstreams, sessions=sessions, clock=FixedClock()
+        config,
+        identifier=Keys(),
+        handler=handler,
+        upstreams=upstreams,
+        sessions=sessions,
+        clock=FixedClock(),
+        record=lambda event, _: recorded.append(event),
     )
     uvicorn_server = server(config.proxy, front)
     sock = bind(config.proxy)
@@ -226,7 +234,7 @@ async def stage(handler: Handler, upstream: Upstream | None = None, **settings: 
         uvicorn_server.stop()
 
     try:
-        yield Stage(sock.getsockname()[1], upstream, front, sessions, observed, serving, stop)
+        yield Stage(sock.getsockname()[1], upstream, front, sessions, observed, recorded, serving, stop)
     finally:
         stop()
         front.stop()
