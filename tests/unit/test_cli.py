@@ -420,8 +420,9 @@ def test_run_with_a_broken_policy_exits_2_with_its_place(site: Site, verbs: Verb
     assert not (site.folder / "started").exists()
 
 
-def test_serve_without_a_server_with_a_url_exits_2_and_names_run(site: Site) -> None:
-    assert "guard run" in sentence(site.try_("serve"), 2)
+def test_serve_without_a_server_exits_2_and_says_how_to_add_one(site: Site) -> None:
+    site.write("")
+    assert "[servers.NAME]" in sentence(site.try_("serve"), 2)
 
 
 def test_serve_on_an_address_that_is_taken_is_one_sentence(site: Site) -> None:
