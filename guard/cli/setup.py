@@ -41,7 +41,7 @@ public_url = "http://localhost:7001"  # challenges link here
 """
 
 _POLICY = """\
-# yaml-language-server: $schema=../guard/policy/tool-policy.schema.json
+# Editors complete and check this file with the JSON Schema that `guard policy schema` prints.
 # What the tools of the server `example` can do. Rename this file to the name of your server in guard.toml.
 # Whatever no entry names needs a step-up. Check with: guard policy check
 server: example
