@@ -373,6 +373,20 @@ def test_a_server_that_keeps_crashing_is_left_alone_for_a_while(tmp_path: Path) 
         until(lambda: agent.call("note", {}).ran, "it is started again")
 
 
+def test_a_child_beyond_its_memory_dies_and_nobody_else_does(tmp_path: Path) -> None:
+    with Deployment(tmp_path) as world:
+        guard = world.serve_with("servers.desk", "max_memory = 96")
+        greedy, other = Agent(guard, world.key).hello(), Agent(guard, world.key).hello()
+        waiting = other.ask("slow", {"seconds": 1, "n": 1})
+        assert greedy.call("hoard", {"megabytes": 16}).text == "16"
+        assert "outcome is unknown" in greedy.call("hoard", {"megabytes": 256}).text
+        world.wait_for("child.ended")
+        assert waiting.heard().answer.ran
+        assert greedy.call("note", {"n": 2}).ran  # by a new child, in the same session
+        assert any("MemoryError" in line["line"] for line in said(guard, "child.said"))
+        world.check()
+
+
 def test_idle_children_are_stopped_and_come_back(tmp_path: Path) -> None:
     with Deployment(tmp_path) as world:
         guard = world.serve_with("servers.desk", "idle_timeout = 0.3")
