@@ -265,13 +265,19 @@ def test_a_request_twice_in_flight_under_one_id_is_refused(world: World, guard: 
     assert world.runs("note", {"n": "second"}) == 0
 
 
-def test_a_session_outlives_the_guard(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["terminate", "kill"])
+def test_a_session_outlives_the_guard(tmp_path: Path, end: str) -> None:
     with Deployment(tmp_path) as world:
-        first = world.serve()
+        first = world.serve_with("servers.desk", "max_memory = 512")
         agent = Agent(first, world.key).hello()
         assert agent.call("note", {"n": 1}).ran
-        code, seconds = first.terminate()
-        assert (code, seconds < 2) == (0, True)
+        pid = said(first, "child.started")[0]["pid"]
+        if end == "kill":
+            first.kill()
+        else:
+            code, seconds = first.terminate()
+            assert (code, seconds < 2) == (0, True)
+        until(lambda: not alive(pid), "its child is gone, one with a limit on memory too")
         agent.guard = world.serve()
         assert agent.call("note", {"n": 2}).ran
         world.check()

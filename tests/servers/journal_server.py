@@ -93,10 +93,8 @@ class Server:
 
     def call(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
         """Carry out one tool; None means that it never answers."""
-        text, failed = json.dumps(arguments), False
-        if tool == "fail":
-            failed = True
-        elif tool == "slow":
+        text, failed = json.dumps(arguments), tool == "fail"
+        if tool == "slow":
             time.sleep(arguments["seconds"])
         elif tool == "mute":
             return None
