@@ -160,6 +160,9 @@ class Server(_Strict):
     idle_timeout: float = Field(
         900.0, gt=0, description="seconds without a call or an open stream until `guard serve` stops a child process"
     )
+    max_memory: int | None = Field(
+        None, ge=16, description="megabytes of data each process of a child may hold (Linux); unset: no limit"
+    )
     pause_timeout: float = Field(
         60.0, gt=0, description="seconds an answer may pause once it has begun; event streams may pause for ever"
     )
@@ -171,6 +174,9 @@ class Server(_Strict):
             raise ValueError(message)
         if self.command is not None and not self.command:
             message = "command must name a program"
+            raise ValueError(message)
+        if self.max_memory is not None and self.command is None:
+            message = "max_memory is for a server with a command"
             raise ValueError(message)
         if self.ca_file is not None and (self.url is None or urlsplit(self.url).scheme != "https"):
             message = "ca_file is for an https url"

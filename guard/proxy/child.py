@@ -5,13 +5,18 @@ and can end nothing, two things remain: the child reads the end of its input, an
 `/bin/sh`, started first) reads the end of a pipe that only the guard holds open and kills the child's
 group. That needs no code between fork and exec and does not hang on the life of a thread, as Linux's
 parent-death signal does. A grandchild that makes a session of its own is beyond both.
+
+`max_memory` is the limit on data (RLIMIT_DATA) of the child and everything it starts. A shell sets it on
+itself and then becomes the tool server, so no moment passes without it. The limit on address space would be
+coarser: runtimes like Node reserve far more of that than they ever use.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from subprocess import DEVNULL
@@ -35,6 +40,8 @@ _GRACE_INPUT_ENDED: Final = 0.4
 _GRACE_TERMINATED: Final = 0.2
 _SHELL: Final = "/bin/sh"
 _KEEPER: Final = 'read -r group && { read -r released || kill -s KILL -- "-$group"; }'
+_LIMITED: Final = 'ulimit -d "$1" && shift && exec "$@"'
+_KILOBYTES: Final = 1_024
 
 log = structlog.get_logger()
 
@@ -44,6 +51,22 @@ def environment(settings: Server, inherited: Mapping[str, str]) -> dict[str, str
     names = _INHERITED | set(settings.pass_env)
     passed = {name: value for name, value in inherited.items() if name in names or name.startswith("LC_")}
     return {name: value for name, value in (passed | settings.env).items() if not name.startswith("GUARD_")}
+
+
+def launched(name: str, settings: Server, cwd: Path | None, env: Mapping[str, str]) -> Sequence[str]:
+    """What to execute so that the tool server runs, within its limit on memory if it has one.
+
+    Raises:
+        ConfigError: it has one, and there is no such program; the shell could say so only in its own log.
+    """
+    command = settings.command or ()
+    if settings.max_memory is None:
+        return command
+    program = command[0] if os.sep not in command[0] else str((cwd or Path()) / command[0])
+    if shutil.which(program, path=env.get("PATH", os.defpath)) is None:
+        message = f"server {name}: {command[0]} cannot be started: there is no such program, or it may not be run"
+        raise ConfigError(message)
+    return (_SHELL, "-c", _LIMITED, _SHELL, str(settings.max_memory * _KILOBYTES), *command)
 
 
 class Child:
@@ -82,7 +105,8 @@ class Child:
 
     @classmethod
     async def _spawn(cls, name: str, settings: Server, base: Path) -> Self:
-        command = settings.command or ()
+        cwd, env = base / settings.cwd if settings.cwd else None, environment(settings, os.environ)
+        command = launched(name, settings, cwd, env)
         ours: list[int] = []
         theirs: list[int] = []
         for reads in (True, False, False):
@@ -95,8 +119,8 @@ class Child:
                 stdin=theirs[0],
                 stdout=theirs[1],
                 stderr=theirs[2],
-                cwd=base / settings.cwd if settings.cwd else None,
-                env=environment(settings, os.environ),
+                cwd=cwd,
+                env=env,
                 start_new_session=True,
             )
         except OSError as error:

@@ -24,27 +24,8 @@ from guard.proxy.sessions import SessionOwners
 from guard.reasons import Code
 from guard.wire.era import LEGACY_VERSIONS, Era
 from guard.wire.message import Request
-from guard.wire.methods import METHOD_NOT_FOUND
 
 _VERSION: Final = b"mcp-protocol-version"
-_MODERN: Final = frozenset(
-    {
-        "completion/complete",
-        "prompts/get",
-        "prompts/list",
-        "resources/list",
-        "resources/read",
-        "resources/templates/list",
-        "server/discover",
-        "subscriptions/listen",
-        "tasks/cancel",
-        "tasks/get",
-        "tasks/update",
-        "tools/call",
-        "tools/list",
-    }
-)
-"""What 2026-07-28 and its tasks extension left; a tool server on stdio cannot answer the rest with HTTP's 404."""
 
 
 class Hosted:
@@ -72,8 +53,8 @@ class Hosted:
 
         Raises:
             WireError: a request with this id is in flight in the session (DUPLICATE_ID), the caller does not
-                accept the form its answer has (MEDIA_TYPE), or its era has no such method (UNKNOWN_METHOD) or
-                no such headers for these arguments (HEADER_MISMATCH).
+                accept the form its answer has (MEDIA_TYPE), or its headers do not fit its arguments
+                (HEADER_MISMATCH).
         """
         settings, message = self._config.servers[arrival.server], arrival.message
         http = HttpAnswer(send, headers)
@@ -81,9 +62,6 @@ class Hosted:
         if not (http.events if listens else http.possible):
             raise WireError("accept application/json and text/event-stream", reason=Code.MEDIA_TYPE)
         if isinstance(message, Request) and arrival.era is Era.MODERN:
-            if message.method not in _MODERN:
-                why = f"{message.method} is not a method of this protocol version"
-                raise WireError(why, reason=Code.UNKNOWN_METHOD, rpc_code=METHOD_NOT_FOUND)
             self._params.check(arrival.server, message, headers)
         conversation = self._conversation(arrival, session, headers)
         return ChildExchange(

@@ -76,8 +76,8 @@ METHODS: Final[Mapping[str, Method]] = {
     # Answers what a task asked its human, so it weighs as much as the call that made the task.
     "tasks/update": _request("tool", "taskId", *_RESUMING, named_by="taskId"),
     # What only asks, lists or sets up. Clients put members of their own into `initialize`.
-    "initialize": Method(request=True, kind="protocol", members=None),
-    "ping": _request("protocol"),
+    "initialize": Method(request=True, kind="protocol", members=None, legacy=True),
+    "ping": _request("protocol", legacy=True),
     "server/discover": _request("protocol"),
     "tools/list": _request("protocol", "cursor"),
     "prompts/list": _request("protocol", "cursor"),

@@ -265,13 +265,19 @@ def test_a_request_twice_in_flight_under_one_id_is_refused(world: World, guard: 
     assert world.runs("note", {"n": "second"}) == 0
 
 
-def test_a_session_outlives_the_guard(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["terminate", "kill"])
+def test_a_session_outlives_the_guard(tmp_path: Path, end: str) -> None:
     with Deployment(tmp_path) as world:
-        first = world.serve()
+        first = world.serve_with("servers.desk", "max_memory = 512")
         agent = Agent(first, world.key).hello()
         assert agent.call("note", {"n": 1}).ran
-        code, seconds = first.terminate()
-        assert (code, seconds < 2) == (0, True)
+        pid = said(first, "child.started")[0]["pid"]
+        if end == "kill":
+            first.kill()
+        else:
+            code, seconds = first.terminate()
+            assert (code, seconds < 2) == (0, True)
+        until(lambda: not alive(pid), "its child is gone, one with a limit on memory too")
         agent.guard = world.serve()
         assert agent.call("note", {"n": 2}).ran
         world.check()
@@ -371,6 +377,20 @@ def test_a_server_that_keeps_crashing_is_left_alone_for_a_while(tmp_path: Path) 
         assert "several times in a row" in agent.call("exit", {"n": 3}).text
         assert world.runs("exit", {"n": 3}) == 0
         until(lambda: agent.call("note", {}).ran, "it is started again")
+
+
+def test_a_child_beyond_its_memory_dies_and_nobody_else_does(tmp_path: Path) -> None:
+    with Deployment(tmp_path) as world:
+        guard = world.serve_with("servers.desk", "max_memory = 96")
+        greedy, other = Agent(guard, world.key).hello(), Agent(guard, world.key).hello()
+        waiting = other.ask("slow", {"seconds": 1, "n": 1})
+        assert greedy.call("hoard", {"megabytes": 16}).text == "16"
+        assert "outcome is unknown" in greedy.call("hoard", {"megabytes": 256}).text
+        world.wait_for("child.ended")
+        assert waiting.heard().answer.ran
+        assert greedy.call("note", {"n": 2}).ran  # by a new child, in the same session
+        assert any("MemoryError" in line["line"] for line in said(guard, "child.said"))
+        world.check()
 
 
 def test_idle_children_are_stopped_and_come_back(tmp_path: Path) -> None:

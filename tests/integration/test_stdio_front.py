@@ -21,6 +21,7 @@ from structlog.testing import capture_logs
 from guard.config import Config, Server
 from guard.errors import ConfigError, UpstreamError, WireError
 from guard.model import Principal, Source
+from guard.proxy.child import Child
 from guard.proxy.exchange import Arrival, Ending, Exchange, Outcome
 from guard.proxy.pipes import Lines, PipeReader, PipeWriter
 from guard.proxy.stdio import StdioFront
@@ -540,6 +541,25 @@ async def test_what_the_tool_server_writes_to_stderr_is_logged_without_control_c
     assert said["line"].startswith("\\x1b[2Jgone \\u202exxx")
     assert len(said["line"]) < 10_000
     assert said["cut"] is True
+
+
+async def test_a_tool_server_beyond_its_memory_dies_and_its_call_ends(journal: Path) -> None:
+    gate = Gate()
+    async with connected(config_for(journal, max_memory=96), gate, journal) as agent:
+        await agent.call(1, "hoard", megabytes=256)
+        assert (await agent.read())["result"]["isError"] is True
+        with anyio.fail_after(10):
+            await agent.returned.wait()
+    assert agent.code == 1
+    assert [failure.sent for failure in gate.failures] == [True]
+
+
+@pytest.mark.parametrize("program", ["no-such-program", "./no-such-program"])
+async def test_a_limited_program_that_is_missing_is_a_mistake_of_the_config(journal: Path, program: str) -> None:
+    config = Config(servers={"journal": Server(command=(program,), max_memory=96)})
+    with pytest.raises(ConfigError, match="cannot be started"):
+        async with Child.start("journal", config.servers["journal"], base=journal.parent):
+            pass
 
 
 async def test_a_program_that_does_not_exist_is_a_mistake_in_the_config(journal: Path) -> None:

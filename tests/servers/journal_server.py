@@ -19,6 +19,7 @@ Each tools/call appends one JSON line {"tool", "arguments", "id"} to the journal
     spawn      starts a grandchild that ignores everything and answers with its pid
     ask        asks the client (`elicitation/create`), and journals what it says
     exit       exits without an answer
+    hoard      takes `megabytes` of memory and answers how many it has
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-TOOLS = ("note", "wipe", "fail", "slow", "mute", "variables", "say", "warn", "spawn", "ask", "exit")
+TOOLS = ("note", "wipe", "fail", "slow", "mute", "variables", "say", "warn", "spawn", "ask", "exit", "hoard")
 STUBBORN = "import signal,time; [signal.signal(s, signal.SIG_IGN) for s in (1, 2, 15)]; time.sleep(600)"
 
 
@@ -92,10 +93,8 @@ class Server:
 
     def call(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
         """Carry out one tool; None means that it never answers."""
-        text, failed = json.dumps(arguments), False
-        if tool == "fail":
-            failed = True
-        elif tool == "slow":
+        text, failed = json.dumps(arguments), tool == "fail"
+        if tool == "slow":
             time.sleep(arguments["seconds"])
         elif tool == "mute":
             return None
@@ -110,6 +109,8 @@ class Server:
             text = str(subprocess.Popen([sys.executable, "-c", STUBBORN]).pid)
         elif tool == "ask":
             self.write('{"jsonrpc":"2.0","id":"q1","method":"elicitation/create","params":{"message":"really?"}}')
+        elif tool == "hoard":
+            text = str(len(bytearray(arguments["megabytes"] << 20)) >> 20)
         elif tool == "exit":
             os._exit(arguments.get("code", 3))
         return {"content": [{"type": "text", "text": text}], "isError": failed}

@@ -107,7 +107,9 @@ def test_a_method_that_is_not_on_the_list_is_refused_under_the_id_of_its_request
     assert (error.reason, error.rpc_code, error.request_id) == (Code.UNKNOWN_METHOD, -32601, "q")
 
 
-@pytest.mark.parametrize("name", ["resources/subscribe", "resources/unsubscribe", "logging/setLevel"])
+@pytest.mark.parametrize(
+    "name", ["initialize", "ping", "resources/subscribe", "resources/unsubscribe", "logging/setLevel"]
+)
 def test_a_method_that_the_modern_era_removed_is_not_known_there_whatever_its_parameters(name: str) -> None:
     envelope = {VERSION_KEY: MODERN_VERSIONS[0], CAPABILITIES_KEY: {}}
     error = refusal(json.dumps({"jsonrpc": "2.0", "id": "q", "method": name, "params": {"_meta": envelope}}).encode())
