@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,6 +49,7 @@ def only(line: str, data: Mapping[str, Json], *, as_json: bool) -> None:
     try:
         click.echo(json.dumps(data) if as_json else line)
     except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush does not fail as well
         message = f"what was made is lost, for stdout cannot be written: {error.strerror or error}; make another"
         raise GuardError(message) from error
 

@@ -31,6 +31,7 @@ from guard.stepup.binding import document_bytes, parse_document
 SIGN_SECONDS: Final = 1.0
 OPEN_SECONDS: Final = 10.0
 DISCOVER_SECONDS: Final = 0.2
+FAREWELL_SECONDS: Final = 1.0
 WAIT_SECONDS: Final = 20
 _MINUTE: Final = 60.0
 _RETRY_SECONDS: Final = 0.25
@@ -75,7 +76,7 @@ class Signer:
                 attended[path] = anyio.CancelScope()
                 tasks.start_soon(self._attend, path, attended[path])
             for path in attended.keys() - present:
-                attended.pop(path).cancel()
+                attended.pop(path).deadline = anyio.current_time() + FAREWELL_SECONDS  # its connection ends before
                 log.info("guard left", socket=path.name)
             await anyio.sleep(DISCOVER_SECONDS)
         tasks.cancel_scope.cancel()
