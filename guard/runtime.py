@@ -196,6 +196,10 @@ class Engine:
         if refresh.changed:
             ledger.append("policy.loaded", {"policy_revision": revision})
             log.info("policy.loaded", revision=revision)
+            for name in self._directory.undescribed:
+                log.warning(
+                    "server.undescribed", server=name, remedy="all of it needs a step-up until a policy tags it"
+                )
         if refresh.mistakes:
             said = [str(mistake) for mistake in refresh.mistakes]
             ledger.append("policy.rejected", {"policy_revision": revision, "mistakes": [*said[:8]]})
