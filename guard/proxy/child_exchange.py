@@ -19,8 +19,8 @@ from guard.proxy.conversation import SUBSCRIPTION, Conversation, Kind
 from guard.proxy.documents import wanted_state
 from guard.proxy.exchange import Arrival, Ending, Outcome
 from guard.proxy.http_answer import HttpAnswer, Inbox
+from guard.proxy.ingress import Caller
 from guard.proxy.link import Link
-from guard.proxy.listener import Caller
 from guard.proxy.spans import exchanged, taken
 from guard.reasons import Code
 from guard.wire import reply

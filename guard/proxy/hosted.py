@@ -17,7 +17,7 @@ from guard.proxy.conversation import Conversation, Key, Kind
 from guard.proxy.exchange import Arrival
 from guard.proxy.headers import Headers, first
 from guard.proxy.http_answer import EVENT_STREAM, UNBUFFERED, HttpAnswer, Inbox, event
-from guard.proxy.listener import Caller
+from guard.proxy.ingress import Caller
 from guard.proxy.param_headers import ParamHeaders
 from guard.proxy.relay import Send
 from guard.proxy.sessions import SessionOwners

@@ -22,7 +22,7 @@ from guard.proxy.healing import Accept, Healer, How, Record
 from guard.proxy.hosted import Hosted
 from guard.proxy.hosts import HostNames
 from guard.proxy.http_answer import accepted
-from guard.proxy.listener import Caller
+from guard.proxy.ingress import Caller
 from guard.proxy.metadata import Metadata
 from guard.proxy.relay import HttpExchange, Relay, Send, write
 from guard.proxy.sessions import SessionOwners

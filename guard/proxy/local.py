@@ -14,7 +14,8 @@ from starlette.types import ASGIApp
 
 from guard.config import Listener
 from guard.errors import ConfigError
-from guard.proxy.listener import Listening, StrictProtocol, server
+from guard.proxy.ingress import StrictProtocol
+from guard.proxy.listener import Listening, server
 
 log = structlog.get_logger()
 
@@ -22,13 +23,13 @@ log = structlog.get_logger()
 class LocalProtocol(StrictProtocol):
     """Hangs up on any peer of another user; the file mode says the same, and is not the only lock."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Look at the peer's user id before the first byte."""
         super().connection_made(transport)
         uid = _peer_uid(transport.get_extra_info("socket"))
         if uid not in {os.getuid(), 0}:
             log.warning("local.refused", uid=uid)
-            self._caller.hang_up()
+            self.caller.hang_up()
 
 
 def _peer_uid(sock: socket.socket) -> int:

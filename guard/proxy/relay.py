@@ -16,7 +16,7 @@ from guard.proxy.documents import Listing, ending, is_stream, wanted_state
 from guard.proxy.exchange import Arrival, Ending, Outcome
 from guard.proxy.headers import Headers, first, returning
 from guard.proxy.healing import Accept, Healer, How, how
-from guard.proxy.listener import Caller
+from guard.proxy.ingress import Caller
 from guard.proxy.sessions import SessionOwners
 from guard.proxy.setups import SessionLostError
 from guard.proxy.upstream import Answer, Upstreams

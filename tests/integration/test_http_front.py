@@ -14,7 +14,7 @@ import pytest
 from guard.config import Config, Proxy, Server
 from guard.errors import IdentityError, UpstreamError
 from guard.model import Principal, Source
-from guard.proxy import listener
+from guard.proxy import ingress
 from guard.proxy.exchange import Arrival, Ending, Exchange, Handler, Outcome
 from guard.proxy.http import BODY_LIMIT, IN_FLIGHT_BYTES, McpFront
 from guard.proxy.listener import bind, server
@@ -450,7 +450,7 @@ async def test_a_share_of_memory_is_given_back_with_every_answer() -> None:
 
 
 async def test_a_body_that_does_not_arrive_is_ended_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "ARRIVAL_LIMIT", 0.2)
+    monkeypatch.setattr(ingress, "ARRIVAL_LIMIT", 0.2)
     async with stage(Permissive()) as guard:
         reader, writer = await asyncio.open_connection("127.0.0.1", guard.port)
         writer.write(guard.request(b"", "Content-Length: 1000") + b"{")

@@ -1,0 +1,514 @@
+"""One connection of a caller: strict HTTP/1.1 in, ASGI inside, every answer in as few writes as it allows.
+
+httptools already refuses what RFC 9112 calls smuggling: both framings, two lengths, folded lines, control
+characters, bare line feeds. What is left is refused here: trailers that would be merged into the headers,
+transfer codings other than `chunked`, protocol upgrades, any number of headers, requests that never end, and a
+second request while the first is unanswered, which would keep a closed connection unnoticed.
+
+uvicorn runs it as its HTTP protocol class. Its own does more than this endpoint needs and took 98 µs of CPU a
+call where this takes 44 (an application that answers at once, 16 connections).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, MutableMapping
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any, Final, cast
+from urllib.parse import unquote_to_bytes
+
+import httptools
+import structlog
+import uvicorn
+from uvicorn.server import ServerState
+
+log = structlog.get_logger()
+
+HEAD_LIMIT: Final = 64 * 1024
+"""Bytes of request line and headers together."""
+TARGET_LIMIT: Final = 8 * 1024
+"""Bytes of the request target."""
+HEADER_LIMIT: Final = 128
+"""Number of headers."""
+ARRIVAL_LIMIT: Final = 20.0
+"""Seconds for one whole request, head and body, to arrive; the first one's clock starts with the connection."""
+KEEP_ALIVE: Final = 75.0
+"""Seconds an idle connection stays open; longer than any client's own pool keeps it."""
+LINGER: Final = 1.0
+"""Seconds a refused connection is read and ignored before it is closed."""
+BUFFER_LIMIT: Final = 64 * 1024
+"""Bytes of a body that wait for the application before reading pauses."""
+
+_BODILESS: Final = frozenset({204, 304})
+_STATUS_LINES: Final = {code.value: b"HTTP/1.1 %d %b\r\n" % (code, code.phrase.encode()) for code in HTTPStatus}
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Caller:
+    """Who is at the other end of one connection: whether still there, and a way to be told when not."""
+
+    __slots__ = ("_listeners", "_transport", "gone")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._listeners: list[Callable[[], None]] = []
+        self.gone = False
+
+    def on_gone(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called once when the caller leaves, at once if that has happened."""
+        if self.gone:
+            tell()
+        else:
+            self._listeners.append(tell)
+
+    def forget(self, tell: Callable[[], None]) -> None:
+        """Take an `on_gone` back; harmless when it was called already."""
+        if tell in self._listeners:
+            self._listeners.remove(tell)
+
+    def hang_up(self) -> None:
+        """Break the connection, so that a half-written answer can never be taken for a whole one."""
+        self._transport.abort()
+        self.leave()
+
+    def leave(self) -> None:
+        """Note that the caller has left."""
+        if self.gone:
+            return
+        self.gone = True
+        listeners, self._listeners = self._listeners, []
+        for tell in listeners:
+            tell()
+
+
+class Turn:
+    """One request on a connection and its answer: what ASGI calls `receive` and `send`."""
+
+    __slots__ = (
+        "_chunked",
+        "_connection",
+        "_expects",
+        "_head",
+        "_head_only",
+        "_left",
+        "_pieces",
+        "_read",
+        "_size",
+        "_waiter",
+        "begun",
+        "complete",
+        "keep",
+        "whole",
+    )
+
+    def __init__(self, connection: StrictProtocol, *, method: str, keep: bool, expects: bool) -> None:
+        self._connection = connection
+        self._expects = expects
+        self._head_only = method == "HEAD"
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._read = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._head = b""
+        self._chunked = False
+        self._left = 0  # bytes of the answer that its content-length still announces
+        self.keep = keep
+        self.whole = False
+        self.begun = False
+        self.complete = False
+
+    # ------------------------------------------------------------------ the request
+
+    def feed(self, body: bytes) -> None:
+        """Take a piece of the body; it is dropped when the answer was given without it."""
+        if self.complete:
+            return
+        self._pieces.append(body)
+        self._size += len(body)
+        if self._size > BUFFER_LIMIT:
+            self._connection.pause_reading()
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the application look again: more of the body, its end, or the end of the connection."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        """ASGI's receive: the body as it comes, then the disconnect when there is one."""
+        connection = self._connection
+        while True:
+            if connection.caller.gone or self.complete:
+                return {"type": "http.disconnect"}
+            if self._pieces or (self.whole and not self._read):
+                body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+                self._pieces, self._size, self._read = [], 0, self.whole
+                connection.resume_reading()
+                return {"type": "http.request", "body": body, "more_body": not self.whole}
+            if self._expects:
+                self._expects = False
+                connection.write(_CONTINUE)
+            self._waiter = connection.loop.create_future()
+            await self._waiter
+
+    # ------------------------------------------------------------------ the answer
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        """ASGI's send. The head waits for the body that comes with it, so that both leave in one write.
+
+        Raises:
+            RuntimeError: a defect of the application: out of order, or another length than it announced.
+        """
+        connection = self._connection
+        if connection.caller.gone:
+            return
+        if message["type"] == "http.response.start":
+            self._start(message["status"], message.get("headers", ()))
+        else:
+            self._body(message.get("body", b""), more=message.get("more_body", False))
+        if connection.drained is not None:
+            await connection.drained.wait()
+
+    def _start(self, status: int, headers: Any) -> None:  # noqa: ANN401  # as ASGI has it
+        if self.begun:
+            raise RuntimeError("a second answer")
+        self.begun, self._chunked = True, True
+        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
+        for name, value in headers:
+            lines.append(b"%b: %b\r\n" % (name, value))
+            if name == b"content-length":
+                self._chunked, self._left = False, int(value)
+            elif name == b"connection" and value.lower() == b"close":
+                self.keep = False
+        if status in _BODILESS:
+            self._chunked = False
+        elif self._chunked:
+            lines.append(b"transfer-encoding: chunked\r\n")
+        if not self.keep:
+            lines.append(b"connection: close\r\n")
+        lines.append(b"\r\n")
+        self._head = b"".join(lines)
+        self._connection.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Send a head whose body takes its time."""
+        head, self._head = self._head, b""
+        if head:
+            self._connection.write(head)
+
+    def _body(self, body: bytes, *, more: bool) -> None:
+        if not self.begun or self.complete:
+            raise RuntimeError("a body without its head")
+        head, self._head = self._head, b""
+        if self._head_only:
+            piece = b""
+        elif self._chunked:
+            piece = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            piece = piece if more else piece + b"0\r\n\r\n"
+        else:
+            piece = body
+            self._left -= len(body)
+            if self._left < 0 or (self._left and not more):
+                raise RuntimeError("the answer is not as long as it says")
+        if head or piece:
+            self._connection.write(head + piece if head else piece)
+        if not more:
+            self.complete = True
+            self.wake()
+            self._connection.answered(self)
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """The application is done. What it left unanswered is answered by the connection's end."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("request.failed", exc_info=error)
+        connection = self._connection
+        if self.complete or connection.caller.gone:
+            return
+        if self.begun:
+            connection.caller.hang_up()
+        else:
+            connection.write(_STATUS_LINES[500] + b"content-length: 0\r\nconnection: close\r\n\r\n")
+            connection.close()
+
+
+class _RefusedError(Exception):
+    """Raised inside a parser callback; httptools turns it into a parse error."""
+
+
+class StrictProtocol(asyncio.Protocol):
+    """One connection. Puts its `Caller` into `scope["guard.caller"]` and the whole target into `raw_path`."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: object = None,
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        """Take what uvicorn hands to every protocol class."""
+        del app_state  # there is no lifespan
+        self._app = config.loaded_app
+        self.loop = _loop or asyncio.get_running_loop()
+        self._connections = cast("set[object]", server_state.connections)
+        self._tasks = server_state.tasks
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport
+        self._base: dict[str, Any]
+        self.caller: Caller
+        self.drained: asyncio.Event | None = None
+        self._turn: Turn | None = None
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._expects = False
+        self._status = 400
+        self._between = True  # no request has begun since the last one was whole
+        self._in_head = True
+        self._read = 0  # bytes since the head began, as long as it is incomplete
+        self._size = 0  # bytes of its headers, as parsed
+        self._refused = False
+        self._paused = False
+        self._deadline: asyncio.TimerHandle | None = None
+        self._idle_since = 0.0
+        self._idler: asyncio.TimerHandle | None = None
+
+    # ------------------------------------------------------------------ asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the clock of the first request."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one, but no subclass
+        self.caller = Caller(self._transport)
+        self._connections.add(self)
+        self._base = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "scheme": "https" if transport.get_extra_info("sslcontext") else "http",
+            "server": _address(transport.get_extra_info("sockname")),
+            "client": _address(transport.get_extra_info("peername")),
+            "root_path": "",
+            "guard.caller": self.caller,
+        }
+        self._deadline = self.loop.call_later(ARRIVAL_LIMIT, self._too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever carries out this connection's request."""
+        del exc
+        self._connections.discard(self)
+        self._stop_clock()
+        if self._idler is not None:
+            self._idler.cancel()
+            self._idler = None
+        self._leave()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; the clock runs exactly while a request is incomplete."""
+        if self._refused:
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._refuse_connection("Invalid HTTP request received.")
+            return
+        if self._between:
+            if self._deadline is not None:
+                self._stop_clock()
+            return
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(ARRIVAL_LIMIT, self._too_slow)
+        if self._in_head:
+            self._read += len(data)
+            if self._read > HEAD_LIMIT:
+                self._status = 431
+                self._refuse_connection("The request's head is too large.")
+
+    def pause_writing(self) -> None:
+        """Hold back the application until the caller has read."""
+        self.drained = asyncio.Event()
+
+    def resume_writing(self) -> None:
+        """Let the application go on."""
+        drained, self.drained = self.drained, None
+        if drained is not None:
+            drained.set()
+
+    # ------------------------------------------------------------------ httptools
+
+    def on_message_begin(self) -> None:
+        """Begin counting; nobody may ask twice at once."""
+        if self._turn is not None and not self._turn.complete:
+            raise _RefusedError
+        self._target, self._headers, self._expects = b"", [], False
+        self._between, self._in_head, self._read, self._size = False, True, 0, 0
+
+    def on_url(self, target: bytes) -> None:
+        """Collect the request target."""
+        self._target += target
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Collect and count; a trailer (a header after the head) is refused, for it would pass for a header."""
+        if not self._in_head:
+            raise _RefusedError
+        headers = self._headers
+        self._size += len(name) + len(value)
+        if len(headers) == HEADER_LIMIT or self._size > HEAD_LIMIT:
+            self._refuse(431)
+        name = name.lower()
+        if name == b"transfer-encoding" and value.lower() != b"chunked":
+            self._refuse(501)
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self._expects = True
+        headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Refuse what two parsers could frame differently, then let the application start."""
+        parser, target = self._parser, self._target
+        if parser.get_http_version() != "1.1":
+            self._refuse(505)
+        if parser.should_upgrade():
+            self._refuse(501)  # httptools would take the body for the new protocol's first bytes
+        if len(target) > TARGET_LIMIT:
+            self._refuse(431)
+        self._in_head = False
+        path, query = _split(target)
+        method = parser.get_method().decode("ascii")
+        turn = self._turn = Turn(self, method=method, keep=parser.should_keep_alive(), expects=self._expects)
+        scope = self._base.copy()
+        scope["method"], scope["headers"] = method, self._headers
+        scope["raw_path"], scope["path"], scope["query_string"] = target, path, query
+        task = self.loop.create_task(self._app(scope, turn.receive, turn.send))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(turn.ended)
+
+    def on_body(self, body: bytes) -> None:
+        """Hand on a piece of the body."""
+        if self._turn is not None:
+            self._turn.feed(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole; the next byte begins another."""
+        self._between = True
+        if self._turn is not None:
+            self._turn.whole = True
+            self._turn.wake()
+
+    # ------------------------------------------------------------------ for the turn
+
+    def write(self, data: bytes) -> None:
+        """Write to the caller, unless the connection ends."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Close once everything is sent."""
+        self._transport.close()
+
+    def pause_reading(self) -> None:
+        """Read no more until the application has caught up."""
+        if not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def answered(self, turn: Turn) -> None:
+        """The answer is whole: close, or wait for the next request."""
+        self.resume_reading()
+        if not turn.keep:
+            self._transport.close()
+            return
+        self._idle_since = self.loop.time()
+        if self._idler is None:
+            self._idler = self.loop.call_later(KEEP_ALIVE, self._look_idle)
+
+    def _look_idle(self) -> None:
+        """Close what was idle for long. One timer goes on through many requests, instead of one for each."""
+        self._idler = None
+        if not self._between or (self._turn is not None and not self._turn.complete):
+            return
+        rest = self._idle_since + KEEP_ALIVE - self.loop.time()
+        if rest > 0:
+            self._idler = self.loop.call_later(rest, self._look_idle)
+        else:
+            self._transport.close()
+
+    # ------------------------------------------------------------------ ends
+
+    def shutdown(self) -> None:
+        """Close when idle, else after the answer that is under way (uvicorn's graceful stop)."""
+        if self._turn is None or self._turn.complete:
+            self._transport.close()
+        else:
+            self._turn.keep = False
+
+    def _refuse(self, status: int) -> None:
+        self._status = status
+        raise _RefusedError
+
+    def _refuse_connection(self, text: str) -> None:
+        """Refuse what is no request, and close once the caller had a chance to read why.
+
+        Closing at once with unread bytes would reset the connection and destroy the answer.
+        """
+        self._refused = True
+        self._stop_clock()
+        if self._turn is not None and self._turn.begun and not self._turn.complete:
+            self.caller.hang_up()
+            self._leave()
+            return
+        head = b"content-type: text/plain\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(text)
+        self.write(_STATUS_LINES[self._status] + head + text.encode("ascii"))
+        self._leave()
+        if self._transport.can_write_eof():
+            self.resume_reading()
+            self._transport.write_eof()
+            self._deadline = self.loop.call_later(LINGER, self._transport.close)
+        else:
+            self._transport.close()
+
+    def _leave(self) -> None:
+        """Nobody is there any more for whoever carries out this connection's request."""
+        self.caller.leave()
+        self.resume_writing()
+        if self._turn is not None:
+            self._turn.wake()
+
+    def _too_slow(self) -> None:
+        """End a connection whose request does not arrive; an application reading its body sees it leave."""
+        self._deadline = None
+        turn = self._turn
+        if turn is None or not turn.begun or (turn.complete and self._in_head):
+            self._status = 408
+            self._refuse_connection("The request took too long to arrive.")
+        else:
+            self._transport.abort()
+
+    def _stop_clock(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+def _address(name: object) -> tuple[str, int] | None:
+    """Host and port of a socket's name; None for a unix socket."""
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple | list) and len(name) >= 2 else None  # noqa: PLR2004
+
+
+@lru_cache(maxsize=256)
+def _split(target: bytes) -> tuple[str, bytes]:
+    """The decoded path and the query of a request target.
+
+    Raises:
+        _RefusedError: it is no URL.
+    """
+    try:
+        parsed = httptools.parse_url(target)
+    except httptools.HttpParserInvalidURLError:
+        raise _RefusedError from None
+    return unquote_to_bytes(parsed.path or b"").decode("utf-8", "replace"), parsed.query or b""
