@@ -295,8 +295,14 @@ class Ledger(Protocol):
     redacted by the caller through `guard.audit.redact`).
     """
 
-    def append(self, event: str, fields: Mapping[str, Json]) -> int:
-        """Write one record to the operating system; return its sequence number."""
+    def append(self, event: str, fields: Mapping[str, Json], shared: Mapping[str, Json] | None = None) -> int:
+        """Write one record to the operating system; return its sequence number.
+
+        `shared` are further fields; whoever writes many records hands over the same object each time.
+        """
+
+    def note(self, event: str, fields: Mapping[str, Json], shared: Mapping[str, Json] | None = None) -> int:
+        """Take a record of what has happened already; it is written within 5 ms, or with the next one."""
 
     async def append_durably(self, event: str, fields: Mapping[str, Json]) -> int:
         """Write one record and wait until it is on disk (concurrent callers share the fsync)."""

@@ -120,11 +120,13 @@ class WorldLedger:
     def last(self, event: str) -> Mapping[str, Json]:
         return next(fields for name, fields in reversed(self.records) if name == event)
 
-    def append(self, event: str, fields: Mapping[str, Json]) -> int:
+    def append(self, event: str, fields: Mapping[str, Json], shared: Mapping[str, Json] | None = None) -> int:
         if self.away:
             raise LedgerUnavailableError
-        self.records.append((event, fields))
+        self.records.append((event, {**(shared or {}), **fields}))
         return len(self.records)
+
+    note = append
 
     async def append_durably(self, event: str, fields: Mapping[str, Json]) -> int:
         return self.append(event, fields)

@@ -69,7 +69,7 @@ class LaneFile:
         self.tree = CompactRange()
         self.suspect = False
         self._path, self._lock, self._file = directory / FILE, lock, -1
-        self._offset, self._torn = 0, False
+        self._offset, self._torn, self._held = 0, False, b""
         self._kept = Mark(0, CompactRange())
 
     @classmethod
@@ -147,18 +147,39 @@ class LaneFile:
             self.time = entry.time
 
     def mark(self) -> Mark:
-        """The prefix written so far."""
+        """Everything so far; what was held is written first.
+
+        Raises:
+            LedgerUnavailableError: that could not be written, and is still held.
+        """
+        if self._held:
+            self._write(self._held)
+            self._held = b""
         return Mark(self._offset, self.tree.copy())
 
+    def hold(self, body: bytes) -> int:
+        """Take a record body that is written together with the next one, or by `mark`; return the bytes held."""
+        stored, self.crc = record.chain(body, self.crc)
+        self.tree.append(leaf_hash(stored[:-1]))
+        self._held += stored
+        return len(self._held)
+
     def write(self, body: bytes) -> None:
-        """Append one record body (see `guard.audit.record.line`) with one write, whole or not at all.
+        """Append one record body (see `guard.audit.record.line`), and what is held, whole or not at all.
 
         Raises:
             LedgerUnavailableError: it could not be written; the file ends where it ended before.
         """
+        stored, crc = record.chain(body, self.crc)
+        self._write(self._held + stored if self._held else stored)
+        self._held = b""
+        self.crc = crc
+        self.tree.append(leaf_hash(stored[:-1]))
+
+    def _write(self, stored: bytes) -> None:
+        """One write of whole lines, or none of it."""
         if self._torn:
             self._cut()
-        stored, crc = record.chain(body, self.crc)
         try:
             faults.point("ledger.append")
             written = os.write(self._file, stored)
@@ -171,8 +192,6 @@ class LaneFile:
             self._torn = True
             self._cut()
             raise LedgerUnavailableError(detail=f"{self._path}: only {written} of {len(stored)} bytes fit")
-        self.crc = crc
-        self.tree.append(leaf_hash(stored[:-1]))
         self._offset += written
 
     def _cut(self) -> None:
@@ -221,19 +240,21 @@ class LaneFile:
             file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
             try:
                 tail, tree = os.pread(file, end - start, start), self._kept.tree.copy()
-                for stored in tail.splitlines():
+                whole = tail + self._held
+                for stored in whole.splitlines():
                     tree.append(leaf_hash(stored))
                 if len(tail) != end - start or tree.root() != self.tree.root():
                     raise LedgerUnavailableError(_ADVICE, detail=f"{self._path} lost records that were written")
-                os.pwrite(file, tail, start)
+                os.pwrite(file, whole, start)
                 faults.point("ledger.fsync")
                 os.fdatasync(file)
-                os.ftruncate(file, end)
+                os.ftruncate(file, start + len(whole))
             finally:
                 os.close(file)
             self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         except OSError as error:
             raise LedgerUnavailableError(detail=f"{self._path}: {error}") from error
+        self._offset, self._held = start + len(whole), b""
         self._kept, self._torn, self.suspect = self.mark(), False, False
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
 """The ledger: every step is a record in this process's own lane, and the store remembers how far it reaches.
 
 `append` hands a record to the operating system; `append_durably` returns once it is on disk *and* its
-Merkle root is in the store, so that cutting it off later shows. Callers who wait at the same time share
+Merkle root is in the store, so that cutting it off later shows. `note` is for what has happened already: such a
+record may wait in memory for the next one, or for the next flush. Callers who wait at the same time share
 one fsync: it serves everybody who had written before it began. `run` does the same in the background
 for records nobody waits for. Whatever fails, nothing is acknowledged, and further records are refused
 until the disk proves itself again.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -36,10 +37,16 @@ log = structlog.get_logger()
 PATIENCE: Final = 2.0
 """Seconds a caller waits for the disk before its call is refused."""
 
+SHARED: Final = 4096
+"""Sets of shared fields whose encoding is kept."""
+
 INTERVAL: Final = 0.005
 """Seconds after which a record nobody waits for is brought to disk."""
 
-HEAD_INTERVAL: Final = 0.025
+HELD: Final = 64 * 1024
+"""Bytes of noted records that may wait in memory."""
+
+HEAD_INTERVAL: Final = 0.25
 """Seconds between two heads stored under a steady stream of such records."""
 
 RETRY: Final = 0.25
@@ -66,6 +73,7 @@ class FileLedger:
         self._trouble, self._closed = "", False
         self._round: anyio.Event | None = None
         self._waker: tuple[anyio.Event, anyio.lowlevel.EventLoopToken, int] | None = None
+        self._shared: dict[int, record.Shared] = {}
 
     @classmethod
     def open(cls, state: Path, lanes: Lanes, clock: Clock) -> Self:
@@ -94,36 +102,66 @@ class FileLedger:
 
     # ------------------------------------------------------------------ append
 
-    def append(self, event: str, fields: Mapping[str, Json]) -> int:
+    def append(self, event: str, fields: Mapping[str, Json], shared: Mapping[str, Json] | None = None) -> int:
         """Write one record to the operating system; return its sequence number, counted from 0 in its lane.
+
+        Args:
+            event: see `guard.audit.record.EVENTS`.
+            fields: those of this record.
+            shared: further fields; one object for many records is encoded once.
 
         Raises:
             LedgerUnavailableError: it could not be written, or earlier records are in doubt.
             ValueError: the event or a field breaks the rules of `guard.audit.record.line`.
         """
+        return self._add(self._lane.write, event, fields, shared)
+
+    def note(self, event: str, fields: Mapping[str, Json], shared: Mapping[str, Json] | None = None) -> int:
+        """Take one record of what has happened already; it is written with the next one, at most `INTERVAL` later.
+
+        A process that is killed in between loses it; nothing may go on that rests on it.
+
+        Raises:
+            LedgerUnavailableError: earlier records are in doubt, or too many wait.
+            ValueError: as `append`.
+        """
+        return self._add(self._hold, event, fields, shared)
+
+    def _hold(self, body: bytes) -> None:
+        if self._lane.hold(body) > HELD:
+            self._lane.mark()
+
+    def _add(
+        self, put: Callable[[bytes], None], event: str, fields: Mapping[str, Json], same: Mapping[str, Json] | None
+    ) -> int:
+        shared = record.NOTHING if same is None else self._shared.get(id(same)) or self._share(same)
         self._require_healthy()
-        if not self._lock.acquire(timeout=PATIENCE):
+        lock = self._lock
+        if not (lock.acquire(blocking=False) or lock.acquire(timeout=PATIENCE)):
             raise LedgerUnavailableError(detail="the disk does not answer")
         try:
             self._require_healthy()
             now, mono = self._clock.now(), self._clock.mono()
             ahead = (now - self._now) - (mono - self._mono)
             if now < self._now or STEP < ahead < math.inf:
-                self._write(now, mono, "clock.stepped", {"from": record.rfc3339(self._now)})
-            seq = self._write(now, mono, event, fields)
+                step: dict[str, Json] = {"from": record.rfc3339(self._now)}
+                put(record.line(self._lane.tree.size, now, mono, self._boot, event="clock.stepped", fields=step))
+            seq = self._lane.tree.size
+            put(record.line(seq, now, mono, self._boot, event=event, fields=fields, shared=shared))
+            self._now, self._mono = now, mono
         finally:
-            self._lock.release()
+            lock.release()
         waker = self._waker
         if waker is not None and not waker[0].is_set():
             _wake(*waker)
         return seq
 
-    def _write(self, now: float, mono: float, event: str, fields: Mapping[str, Json]) -> int:
-        lane = self._lane
-        seq = lane.tree.size
-        lane.write(record.line(seq, now, mono, self._boot, event=event, fields=fields))
-        self._now, self._mono = now, mono
-        return seq
+    def _share(self, same: Mapping[str, Json]) -> record.Shared:
+        """Encode shared fields once; they are kept alive with their encoding, so that an id means one object."""
+        if len(self._shared) >= SHARED:
+            self._shared.clear()
+        shared = self._shared[id(same)] = record.Shared.of(same)
+        return shared
 
     def _require_healthy(self) -> None:
         if self._closed:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from time import gmtime, strftime
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Self
 from zlib import crc32
 
 import orjson
@@ -109,7 +109,39 @@ def rfc3339(time: float) -> str:
     return f"{_second(whole)}.{int((time - whole) * 1_000_000):06d}Z"
 
 
-def line(seq: int, time: float, mono: float, boot_id: str, *, event: str, fields: Mapping[str, Json]) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Fields that many records share, encoded once: `members` is their JSON without the braces, comma at the end."""
+
+    fields: Mapping[str, Json]
+    members: bytes
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Json]) -> Self:
+        """Encode the fields.
+
+        Raises:
+            ValueError, TypeError: as `line`.
+        """
+        _check_names(fields)
+        members = _encoded(fields)[1:-1]
+        return cls(fields, members + b"," if members else b"")
+
+
+NOTHING: Final = Shared({}, b"")
+"""No shared fields."""
+
+
+def line(
+    seq: int,
+    time: float,
+    mono: float,
+    boot_id: str,
+    *,
+    event: str,
+    fields: Mapping[str, Json],
+    shared: Shared = NOTHING,
+) -> bytes:
     """One record as a JSON object in printable ASCII, without line feed and `crc` (see `chain`).
 
     Fields too large for the limit are shortened, the largest first, and named in `truncated`
@@ -121,13 +153,21 @@ def line(seq: int, time: float, mono: float, boot_id: str, *, event: str, fields
     """
     if event not in EVENTS:
         raise ValueError(f"no such event: {event!r}")
+    _check_names(fields)
+    if not shared.fields.keys().isdisjoint(fields):
+        raise ValueError(f"fields given twice: {sorted(shared.fields.keys() & fields.keys())}")
+    head = f'{{"seq":{seq},"time":"{rfc3339(time)}","mono":{mono:.6f},"boot_id":"{boot_id}","event":"{event}",'.encode()
+    body, members = _encoded(fields), shared.members
+    if len(head) + len(members) + len(body) >= _BODY:
+        body, members = _encoded(_shortened({**shared.fields, **fields}, _BODY - len(head) - 1)), b""
+    if body == b"{}":
+        return b"%b%b}" % (head, members[:-1]) if members else head[:-1] + b"}"
+    return b"%b%b%b" % (head, members, body[1:])
+
+
+def _check_names(fields: Mapping[str, Json]) -> None:
     if not _ORDER.isdisjoint(fields):
         raise ValueError(f"reserved field names: {sorted(_ORDER.intersection(fields))}")
-    head = f'{{"seq":{seq},"time":"{rfc3339(time)}","mono":{mono:.6f},"boot_id":"{boot_id}","event":"{event}"'
-    body = _encoded(fields)
-    if len(head) + len(body) >= _BODY:
-        body = _encoded(_shortened(fields, _BODY - len(head) - 1))
-    return f"{head}}}".encode() if body == b"{}" else b"%b,%b" % (head.encode(), body[1:])
 
 
 def _encoded(fields: Mapping[str, Json]) -> bytes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
@@ -15,7 +16,7 @@ from guard.reasons import Code, Reason
 
 log = structlog.get_logger()
 
-_TAGS = 256
+_KEPT: Final = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +29,17 @@ class Judged:
 
 
 class Journal:
-    """Turns the steps of a call into records; arguments leave only as keyed digests."""
+    """Turns the steps of a call into records; arguments leave only as keyed digests.
+
+    Most of a record is the same for every call of one agent to one tool. That part is one object, kept here,
+    which the ledger encodes once.
+    """
 
     def __init__(self, ledger: Ledger, redactor: Redactor, same_uid: Collection[str] = ()) -> None:
         """Write through `ledger`, mask through `redactor`; servers in `same_uid` run as the guard's own user."""
         self._ledger, self._redactor, self._same_uid = ledger, redactor, frozenset(same_uid)
-        self._tags: dict[int, tuple[Classification, dict[str, Json]]] = {}
+        self._common: dict[tuple[Hashable, ...], tuple[Classification, dict[str, Json]]] = {}
+        self._ends: dict[tuple[str, ...], dict[str, Json]] = {}
 
     def decided(self, judged: Judged, decision: Decision) -> None:
         """Write who asked for what and what was decided, before anything goes on.
@@ -41,13 +47,15 @@ class Journal:
         Raises:
             LedgerUnavailableError: it cannot be written, so the call must not go on.
         """
-        fields = self._who(judged.call) | self._why(judged)
+        call, common = judged.call, self._circumstances(judged)
+        fields = self._details(judged)
         fields["decision"] = type(decision).__name__.lower()
+        if call.kind != "protocol":
+            fields["args"] = self._redactor.arguments(call.arguments, judged.classification.log)
         if isinstance(decision, Deny) or (isinstance(decision, Permit) and decision.grant):
-            fields["reasons"] = reasons_json(decision.reasons)
-        if judged.call.kind != "protocol":
-            fields["args"] = self._redactor.arguments(judged.call.arguments, judged.classification.log)
-        self._ledger.append("decision.made", fields)
+            self._ledger.append("decision.made", common | fields | {"reasons": reasons_json(decision.reasons)})
+        else:
+            self._ledger.append("decision.made", fields, common)
         faults.point("decision.made")
 
     async def intend(self, judged: Judged, grant: Grant, *, continues: str = "") -> None:
@@ -56,7 +64,7 @@ class Journal:
         Raises:
             LedgerUnavailableError: it is not known to be on disk, so the grant must not be spent.
         """
-        fields = self._who(judged.call) | self._why(judged) | _ids(grant)
+        fields = self._circumstances(judged) | self._details(judged) | _ids(grant)
         if continues:
             fields["continues"] = continues
         await self._ledger.append_durably("call.forwarded", fields | {"phase": "intent"})
@@ -64,18 +72,24 @@ class Journal:
 
     def concluded(self, call: Call, outcome: str, grant: Grant | None = None, **fields: Json) -> None:
         """Write how a call ended; what happened has happened, so a full disk is reported and no more."""
-        record: dict[str, Json] = {
-            "call_id": call.id,
-            "principal": call.principal.subject,
-            "server": call.server,
-            "tool": call.name,
-            "phase": "outcome",
-            "outcome": outcome,
-        }
+        key = (call.principal.subject, call.server, call.name, outcome)
+        common = self._ends.get(key) or self._end(key)
         try:
-            self._ledger.append("call.concluded", record | (_ids(grant) if grant else {}) | fields)
+            if grant is not None:
+                self._ledger.append("call.concluded", {"call_id": call.id} | fields | _ids(grant), common)
+            else:
+                self._ledger.note("call.concluded", {"call_id": call.id} | fields, common)
         except LedgerUnavailableError as error:
             log.error("outcome.unrecorded", call_id=call.id, outcome=outcome, detail=error.detail)  # noqa: TRY400
+
+    def _end(self, key: tuple[str, str, str, str]) -> dict[str, Json]:
+        """What all calls that ended so have in common."""
+        if len(self._ends) >= _KEPT:
+            self._ends.clear()
+        subject, server, tool, outcome = key
+        end: dict[str, Json] = {"principal": subject, "server": server, "tool": tool}
+        self._ends[key] = end | {"phase": "outcome", "outcome": outcome}
+        return self._ends[key]
 
     def rejected(self, *, server: str, source: Source, principal: Principal | None, error: Exception) -> None:
         """Write a message that was refused before or outside a decision; changes nothing when it cannot."""
@@ -98,10 +112,35 @@ class Journal:
         """Free text made safe for a record."""
         return self._redactor.text(text)
 
+    def _details(self, judged: Judged) -> dict[str, Json]:
+        """What is this call's own."""
+        call = judged.call
+        fields: dict[str, Json] = {"call_id": call.id}
+        if call.kind != "protocol":
+            fields["args_digest"] = call.digest
+            fields["args_bytes"] = len(call.canonical)
+        if judged.findings:
+            fields["findings"] = [_finding_json(finding) for finding in judged.findings]
+        return fields
+
+    def _circumstances(self, judged: Judged) -> dict[str, Json]:
+        """Who asked for what from where, and what its tags say: one object for all calls that have this in common."""
+        call, tags = judged.call, judged.classification
+        who, source = call.principal, call.source
+        key = (
+            id(tags), who.subject, who.credential, source.address, source.client,
+            call.server, call.method, call.kind, call.name, call.definition,
+        )  # fmt: skip
+        known = self._common.get(key)
+        if known is None:
+            if len(self._common) >= _KEPT:
+                self._common.clear()
+            known = self._common[key] = tags, self._who(call) | _tags_json(tags)  # the tags live as long as their id
+        return known[1]
+
     def _who(self, call: Call) -> dict[str, Json]:
         """Who asked for what, from where."""
         fields: dict[str, Json] = {
-            "call_id": call.id,
             "principal": call.principal.subject,
             "cred_thumbprint": call.principal.credential,
             "src": call.source.address,
@@ -116,33 +155,20 @@ class Journal:
         if call.kind != "protocol":
             fields["kind"] = call.kind
             fields["tool"] = call.name
-            fields["args_digest"] = call.digest
-            fields["args_bytes"] = len(call.canonical)
         if call.definition:
             fields["tool_def_hash"] = call.definition
         return fields
 
-    def _why(self, judged: Judged) -> dict[str, Json]:
-        """What the decision rests on; what tags without rules say is the same object for every call of a tool."""
-        tags = judged.classification
-        known = self._tags.get(id(tags))
-        if known is None or known[0] is not tags:
-            if len(self._tags) >= _TAGS:
-                self._tags.clear()
-            known = self._tags[id(tags)] = tags, _tags_json(tags)
-        if not judged.findings:
-            return known[1]
-        findings: list[Json] = [
-            {
-                "signal": finding.signal,
-                "cause": str(finding.cause),
-                "band": finding.band.name.lower(),
-                "code": str(finding.reason.code),
-                "evidence": finding.reason.evidence,
-            }
-            for finding in judged.findings
-        ]
-        return known[1] | {"findings": findings}
+
+def _finding_json(finding: Finding) -> dict[str, Json]:
+    """What a signal saw, as the ledger spells it."""
+    return {
+        "signal": finding.signal,
+        "cause": str(finding.cause),
+        "band": finding.band.name.lower(),
+        "code": str(finding.reason.code),
+        "evidence": finding.reason.evidence,
+    }
 
 
 def _tags_json(tags: Classification) -> dict[str, Json]:
