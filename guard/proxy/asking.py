@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any, Final, TypeAlias
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Final
 
 import anyio
 
@@ -12,6 +12,7 @@ from guard.errors import UpstreamError
 from guard.model import Json
 from guard.proxy.headers import first
 from guard.proxy.upstream import Answer
+from guard.proxy.visit import Send
 from guard.wire.message import Request, Response
 
 PREFIX: Final = "guard_"
@@ -22,7 +23,6 @@ REMEMBERED: Final = 10_000
 URL_VERSIONS: Final = frozenset({"2025-11-25"})
 """The revisions of the legacy era in which a client can be asked to open a URL."""
 
-Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _OK: Final = 200
 _BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
 

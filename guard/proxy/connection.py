@@ -8,6 +8,7 @@ taken for the answer to another request.
 from __future__ import annotations
 
 import asyncio
+import math
 import select
 from collections import deque
 from collections.abc import Callable
@@ -37,6 +38,10 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._transport: asyncio.Transport
         self._parser = httptools.HttpResponseParser(self)
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._due, self._overdue = math.inf, ""
         self._poll = select.poll()
         self._waiter: asyncio.Future[None] | None = None
         self._chunks: deque[bytes] = deque()
@@ -58,7 +63,16 @@ class Connection(asyncio.Protocol):
         The operating system is asked, for a close that the event loop has not seen yet would cost the
         next call its one attempt. On an idle connection anything to read is a reason to drop it.
         """
-        return self.complete and self._keep and not self._lost and not self._chunks and not self._poll.poll(0)
+        return self._resting and not self._poll.poll(0)
+
+    @property
+    def _resting(self) -> bool:
+        return self.complete and self._keep and not self._lost and not self._chunks
+
+    def rests(self) -> bool:
+        """Begin to be idle; False when it cannot be used again."""
+        self.idle_since = self._loop.time()
+        return self._resting
 
     def close(self) -> None:
         """Close the connection at once; a waiting reader gets `UpstreamError`."""
@@ -84,12 +98,10 @@ class Connection(asyncio.Protocol):
         self.status, self.headers, self.complete = 0, [], False
         self._head_done, self._head_size, self._field_size, self._until_close = False, 0, 0, False
         self._transport.write(data)
-        timer = asyncio.get_running_loop().call_later(patience, self._break, f"no answer within {patience:g} s")
-        try:
-            while not self._head_done:
-                await self._wait()
-        finally:
-            timer.cancel()
+        self._watch(patience, "no answer within")
+        while not self._head_done:
+            await self._wait()
+        self._due = math.inf
 
     async def chunk(self, patience: float | None = None) -> bytes:
         """The next bytes of the body as soon as there are any; empty at its end.
@@ -114,21 +126,32 @@ class Connection(asyncio.Protocol):
 
     async def _more(self, patience: float | None) -> None:
         """Wait for bytes of the body, or its end."""
-        timer = None
         if patience is not None:
-            why = f"the answer paused for {patience:g} s"
-            timer = asyncio.get_running_loop().call_later(patience, self._break, why)
-        try:
-            while not self._chunks and not self.complete:
-                await self._wait()
-        finally:
-            if timer is not None:
-                timer.cancel()
+            self._watch(patience, "the answer paused for")
+        while not self._chunks and not self.complete:
+            await self._wait()
+        self._due = math.inf
+
+    def _watch(self, patience: float, what: str) -> None:
+        """Break the connection unless it is told otherwise in time. One timer goes on through many requests."""
+        self._due, self._overdue = self._loop.time() + patience, f"{what} {patience:g} s"
+        if self._timer is not None and self._due < self._timer_at:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer, self._timer_at = self._loop.call_at(self._due, self._look), self._due
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._due <= self._loop.time():
+            self._break(self._overdue)
+        elif self._due < math.inf:
+            self._timer, self._timer_at = self._loop.call_at(self._due, self._look), self._due
 
     async def _wait(self) -> None:
         if self._lost:
             raise UpstreamError(sent=True, detail=self._lost)
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:
@@ -176,6 +199,9 @@ class Connection(asyncio.Protocol):
             self.complete = True
         self._lost = self._lost or f"the tool server closed the connection ({exc!r})"
         self._keep = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._wake()
         self._on_lost(self)
 

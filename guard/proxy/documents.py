@@ -12,7 +12,6 @@ from typing import Final
 
 from guard.proxy.answers import state_of
 from guard.proxy.exchange import Ending
-from guard.proxy.headers import Headers
 
 LISTING_LIMIT: Final = 8 * 1024 * 1024
 """Bytes of one answer to tools/list kept for the observer; of a longer one it learns that there was one."""
@@ -22,11 +21,6 @@ _WANTS_INPUT: Final = b'"requestState"'
 _EVENT_END: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _DATA: Final = re.compile(rb"^data: ?(.*)$")
-
-
-def is_stream(headers: Headers) -> bool:
-    """Whether an answer says that it is an event stream."""
-    return any(name == b"content-type" and b"text/event-stream" in value.lower() for name, value in headers)
 
 
 class Listing:

@@ -103,8 +103,16 @@ def outgoing(headers: Headers, replaced: frozenset[bytes]) -> bytes:
 
 def returning(headers: Headers) -> list[tuple[bytes, bytes]]:
     """The headers of a tool server's answer that go back to the caller, in their order."""
-    left_out = connection_named(headers) | HOP_BY_HOP
-    return [pair for pair in headers if pair[0] not in left_out]
+    kept = [pair for pair in headers if pair[0] not in HOP_BY_HOP]
+    if len(kept) == len(headers):  # `Connection`, which would name others, is one of them
+        return kept
+    left_out = connection_named(headers)
+    return [pair for pair in kept if pair[0] not in left_out]
+
+
+def is_stream(headers: Headers) -> bool:
+    """Whether an answer says that it is an event stream."""
+    return any(name == b"content-type" and b"text/event-stream" in value.lower() for name, value in headers)
 
 
 def first(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes:

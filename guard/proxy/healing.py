@@ -23,8 +23,8 @@ import structlog
 
 from guard.errors import UpstreamError
 from guard.model import Json
-from guard.proxy.documents import Listing, is_stream
-from guard.proxy.headers import Headers, first
+from guard.proxy.documents import Listing
+from guard.proxy.headers import Headers, first, is_stream, outgoing
 from guard.proxy.sessions import SessionOwners
 from guard.proxy.setups import GONE, SESSION, SUCCESS, NoStreamError, Said, Session, SessionLostError, Share, said
 from guard.proxy.upstream import Answer, Upstreams
@@ -225,8 +225,9 @@ class Healer:
     async def _say(self, known: Session, subject: str, one: Said, session: bytes) -> tuple[int, list[bytes], Json]:
         """Send one set-up message and read its answer: status, session ids, result (None when there is none)."""
         headers = [*one.headers, (SESSION, session)] if session else one.headers
+        lines = outgoing(headers, self._upstreams.replaced(known.server))
         async with await self._upstreams.send(
-            server=known.server, subject=subject, method="POST", headers=headers, body=one.body
+            server=known.server, subject=subject, method="POST", lines=lines, body=one.body
         ) as answer:
             ids = [value for name, value in answer.headers if name == SESSION]
             return answer.status, ids, await _result(answer)

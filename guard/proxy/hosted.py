@@ -19,8 +19,8 @@ from guard.proxy.headers import Headers, first
 from guard.proxy.http_answer import EVENT_STREAM, UNBUFFERED, HttpAnswer, Inbox, event
 from guard.proxy.ingress import Caller
 from guard.proxy.param_headers import ParamHeaders
-from guard.proxy.relay import Send
 from guard.proxy.sessions import SessionOwners
+from guard.proxy.visit import Send
 from guard.reasons import Code
 from guard.wire.era import LEGACY_VERSIONS, Era
 from guard.wire.message import Request

@@ -7,8 +7,8 @@ headers, its session; then the pipeline decides. Nothing is read from a body bef
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final, NoReturn, TypeAlias
+from functools import partial
+from typing import Final
 
 from guard.config import Config
 from guard.errors import GuardError, IdentityError, NotFoundError, UnavailableError, UpstreamError, WireError
@@ -17,17 +17,18 @@ from guard.ports import Clock, Identifier, Sessions
 from guard.proxy.asking import Questions
 from guard.proxy.conversation import Key, Kind
 from guard.proxy.exchange import Arrival, Handler
-from guard.proxy.headers import Headers, first, is_json
+from guard.proxy.headers import Headers
 from guard.proxy.healing import Accept, Healer, How, Record
 from guard.proxy.hosted import Hosted
 from guard.proxy.hosts import HostNames
 from guard.proxy.http_answer import accepted
 from guard.proxy.ingress import Caller
 from guard.proxy.metadata import Metadata
-from guard.proxy.relay import HttpExchange, Relay, Send, write
+from guard.proxy.relay import HttpExchange, Relay, write
 from guard.proxy.sessions import SessionOwners
 from guard.proxy.setups import NoStreamError, SessionLostError
 from guard.proxy.upstream import Answer, Upstreams
+from guard.proxy.visit import LeftError, Receive, RefusedError, Scope, Send, Stated, Visit, refuse, stated
 from guard.reasons import Code
 from guard.wire import era, reply
 from guard.wire.decode import MODERN_VERSIONS, decode
@@ -38,73 +39,9 @@ BODY_LIMIT: Final = 4 * 1024 * 1024
 """Bytes of one message."""
 IN_FLIGHT_BYTES: Final = 8 * BODY_LIMIT
 """Bytes of the messages one principal may have in flight; reading them takes memory and time that belong to all."""
-CREDENTIAL_LIMIT: Final = 16 * 1024
-"""Bytes of one credential."""
-
-_SINGLE: Final = frozenset(
-    {
-        b"host",
-        b"origin",
-        b"authorization",
-        b"content-type",
-        b"content-length",
-        b"content-encoding",
-        b"mcp-session-id",
-        b"guard-proof",
-    }
-)
 _HOSTED_STATUS: Final = {Code.MEDIA_TYPE: 406, Code.UNKNOWN_METHOD: 404}
 _SUCCESS: Final = range(200, 300)
 _NOT_FOUND: Final = 404
-
-Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
-
-
-class _RefusedError(Exception):
-    """A request that ends here: its HTTP status, why, and whether it concerned a server and is recorded."""
-
-    def __init__(self, status: int, error: GuardError, *, headers: Headers = ()) -> None:
-        self.status = status
-        self.error = error
-        self.headers = headers
-        super().__init__(error.public)
-
-
-class _LeftError(Exception):
-    """The caller left before its message was whole; there is nobody to answer."""
-
-
-class _Visit:
-    """One HTTP request on its way in; what is known about it grows."""
-
-    __slots__ = ("address", "caller", "fields", "headers", "principal", "receive", "send", "server", "size")
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send, server: str) -> None:
-        self.receive = receive
-        self.send = send
-        self.headers: Headers = scope["headers"]
-        self.caller: Caller = scope["guard.caller"]
-        peer = scope.get("client")
-        self.address: str = peer[0] if peer else ""
-        self.server = server
-        self.principal: Principal | None = None
-        self.fields: dict[bytes, bytes] = {}
-        self.size = 0
-
-    @property
-    def host(self) -> str:
-        """The Host header."""
-        return self.fields.get(b"host", b"").decode("latin-1")
-
-    def read_fields(self) -> None:
-        """Take the headers that decide anything; each may be given once."""
-        for name, value in self.headers:
-            if name in _SINGLE:
-                if name in self.fields:
-                    text = f"the header {name.decode('ascii')} is given twice"
-                    raise _RefusedError(400, WireError(text, reason=Code.HEADER_MISMATCH))
-                self.fields[name] = value
 
 
 class McpFront:
@@ -160,12 +97,11 @@ class McpFront:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
-        visit = _Visit(scope, receive, send, self._routes.get(scope["raw_path"], ""))
+        visit = Visit(scope, receive, send, self._routes.get(scope["raw_path"], ""))
         try:
-            visit.read_fields()
-            self._check_names(visit, scope)
+            visit.stated = stated(scope, partial(self._check_names, scope))
             await self._serve(visit, scope["method"], scope["raw_path"])
-        except _RefusedError as refusal:
+        except RefusedError as refusal:
             if visit.server:
                 self._record(visit, refusal.error)
             error = refusal.error
@@ -175,39 +111,39 @@ class McpFront:
                 else reply.error(None, reply.REFUSED, error.public)
             )
             await write(send, refusal.status, refusal.headers, body)
-        except _LeftError:
+        except LeftError:
             return
 
     # ------------------------------------------------------------------ before the body
 
-    def _check_names(self, visit: _Visit, scope: Scope) -> None:
+    def _check_names(self, scope: Scope, stated: Stated) -> None:
         """Refuse a name that is not this listener's: a web page may have pointed its own name here."""
         local = scope.get("server")
         address = local[0] if local else ""
-        if not self._names.cover(visit.host, address):
-            _refuse(421, Code.HOST, "this endpoint is not called so; allowed_hosts adds names")
-        origin = visit.fields.get(b"origin")
+        if not self._names.cover(stated.host, address):
+            refuse(421, Code.HOST, "this endpoint is not called so; allowed_hosts adds names")
+        origin = stated.fields.get(b"origin")
         if origin is not None and not self._names.cover_origin(origin.decode("latin-1"), address):
-            _refuse(403, Code.HOST, "pages of this origin may not use the endpoint")
+            refuse(403, Code.HOST, "pages of this origin may not use the endpoint")
 
-    async def _describe(self, visit: _Visit, method: str, server: str) -> None:
+    async def _describe(self, visit: Visit, method: str, server: str) -> None:
         """Answer a client that has no credential yet and asks what protects a server."""
         if method != "GET":
             error = WireError("this is a document", rpc_code=reply.REFUSED)
-            raise _RefusedError(405, error, headers=((b"allow", b"GET"),))
-        await write(visit.send, 200, (), self._metadata.document(server, visit.host))
+            raise RefusedError(405, error, headers=((b"allow", b"GET"),))
+        await write(visit.send, 200, (), self._metadata.document(server, visit.stated.host))
 
-    async def _serve(self, visit: _Visit, method: str, target: bytes) -> None:
+    async def _serve(self, visit: Visit, method: str, target: bytes) -> None:
         if not visit.server:
             if described := self._metadata.server(target):
                 await self._describe(visit, method, described)
                 return
-            raise _RefusedError(404, NotFoundError(reason=Code.UNKNOWN_SERVER))
+            raise RefusedError(404, NotFoundError(reason=Code.UNKNOWN_SERVER))
         if method not in {"POST", "GET", "DELETE"}:
             error = WireError(f"{method} is not a method of this endpoint", rpc_code=reply.REFUSED)
-            raise _RefusedError(405, error, headers=((b"allow", b"GET, POST, DELETE"),))
+            raise RefusedError(405, error, headers=((b"allow", b"GET, POST, DELETE"),))
         if self._stopping:
-            raise _RefusedError(503, UnavailableError(reason=Code.STOPPING))
+            raise RefusedError(503, UnavailableError(reason=Code.STOPPING))
         principal = visit.principal = await self._identify(visit)
         if method == "POST":
             try:
@@ -219,60 +155,59 @@ class McpFront:
         else:
             await self._end_session(visit, principal)
 
-    async def _identify(self, visit: _Visit) -> Principal:
+    async def _identify(self, visit: Visit) -> Principal:
         """Whose credential this is; every other outcome is a refusal, never a default."""
-        scheme, _, token = visit.fields.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() != b"bearer" or not token or len(token) > CREDENTIAL_LIMIT or not token.isascii():
+        credential = visit.stated.credential
+        if not credential:
             raise self._unauthenticated(visit, IdentityError(reason=Code.NO_CREDENTIAL))
         try:
-            return await self._identifier.identify(token.strip(b" ").decode("ascii"))
+            return await self._identifier.identify(credential)
         except IdentityError as error:
             raise self._unauthenticated(visit, error) from error
         except UnavailableError as error:
-            raise _RefusedError(503, error) from error
+            raise RefusedError(503, error) from error
 
-    def _unauthenticated(self, visit: _Visit, error: IdentityError) -> _RefusedError:
+    def _unauthenticated(self, visit: Visit, error: IdentityError) -> RefusedError:
         """401, with the way to the metadata on first contact."""
         said = "" if error.reason is Code.NO_CREDENTIAL else "invalid_token"
-        begins = b"mcp-session-id" not in visit.fields
-        header = self._metadata.challenge(visit.server, visit.host, error=said, first=begins)
-        return _RefusedError(401, error, headers=((b"www-authenticate", header),))
+        begins = b"mcp-session-id" not in visit.stated.fields
+        header = self._metadata.challenge(visit.server, visit.stated.host, error=said, first=begins)
+        return RefusedError(401, error, headers=((b"www-authenticate", header),))
 
-    async def _session(self, visit: _Visit, principal: Principal) -> str:
+    async def _session(self, visit: Visit, principal: Principal) -> str:
         """The legacy session of the request, if it has one; a foreign one looks as if it did not exist."""
-        raw = visit.fields.get(b"mcp-session-id")
-        if raw is None:
+        session = visit.stated.session
+        if session is None:
             return ""
-        session = raw.decode("latin-1")
         try:
             owned = await self._sessions.owned(visit.server, session, principal.subject)
         except UnavailableError as error:
-            raise _RefusedError(503, error) from error
+            raise RefusedError(503, error) from error
         if not owned:
-            raise _RefusedError(404, IdentityError("there is no such session", reason=Code.FOREIGN_SESSION))
+            raise RefusedError(404, IdentityError("there is no such session", reason=Code.FOREIGN_SESSION))
         return session
 
     # ------------------------------------------------------------------ POST
 
-    async def _post(self, visit: _Visit, principal: Principal) -> None:
+    async def _post(self, visit: Visit, principal: Principal) -> None:
         raw = await self._body(visit, principal)
         try:
             message = decode(raw, exact_integers=self._exact_integers[visit.server])
         except WireError as error:
-            apart = era.versions_apart(visit.headers, error)
-            raise _RefusedError(_undecoded_status(visit, error), apart or error) from error
+            apart = era.versions_apart(visit.stated.headers, error)
+            raise RefusedError(_undecoded_status(visit, error), apart or error) from error
         try:
-            spoken = era.check_headers(visit.headers, message)
+            spoken = era.check_headers(visit.stated.routing, message)
         except WireError as error:
             error.request_id = message.id if isinstance(message, Request) else None
-            raise _RefusedError(400, error) from error
+            raise RefusedError(400, error) from error
         session = await self._session(visit, principal)
         if not session and not self._hosts(visit.server):  # a hosted one serves nobody else's tasks
             _refuse_foreign_task(message)
         where = (visit.server, session, principal.subject)
         if isinstance(message, Response) and (answers := self._questions.take(where, message)) is not None:
             if not answers:
-                _refuse(400, Code.UNSOLICITED, Code.UNSOLICITED.meaning)
+                refuse(400, Code.UNSOLICITED, Code.UNSOLICITED.meaning)
             await write(visit.send, 202, (), b"")
             return
         arrival = Arrival(
@@ -281,15 +216,15 @@ class McpFront:
             principal=principal,
             source=Source(transport="http", address=visit.address, client=era.client_name(message)),
             server=visit.server,
-            capabilities=self._questions.declared(where) if _reads_events(visit.headers) else {},
-            proof=visit.fields.get(b"guard-proof", b"").decode("latin-1"),
+            capabilities=self._questions.declared(where) if visit.stated.reads_events else {},
+            proof=visit.stated.proof,
         )
         if self._hosted is not None and visit.server in self._hosted:
             await self._host(self._hosted, visit, arrival, session)
             return
         exchange = HttpExchange(
             arrival,
-            visit.headers,
+            visit.stated,
             visit.caller,
             visit.send,
             upstreams=self._upstreams,
@@ -300,15 +235,15 @@ class McpFront:
         )
         await self._handler.handle(arrival, exchange)
         if not exchange.answered and not visit.caller.gone:
-            raise _RefusedError(500, GuardError())
+            raise RefusedError(500, GuardError())
 
-    async def _host(self, hosted: Hosted, visit: _Visit, arrival: Arrival, session: str) -> None:
+    async def _host(self, hosted: Hosted, visit: Visit, arrival: Arrival, session: str) -> None:
         """Carry a message to a child process of the guard."""
         try:
             exchange = hosted.exchange(
                 arrival,
                 session,
-                visit.headers,
+                visit.stated.headers,
                 visit.caller,
                 visit.send,
                 owners=self._sessions,
@@ -316,63 +251,61 @@ class McpFront:
             )
         except WireError as error:
             error.request_id = arrival.message.id if isinstance(arrival.message, Request) else None
-            raise _RefusedError(_HOSTED_STATUS.get(error.reason, 400), error) from error
+            raise RefusedError(_HOSTED_STATUS.get(error.reason, 400), error) from error
         try:
             await self._handler.handle(arrival, exchange)
         finally:
             await exchange.close()
         if not exchange.answered and not visit.caller.gone:
-            raise _RefusedError(500, GuardError())
+            raise RefusedError(500, GuardError())
 
     def _hosts(self, server: str) -> bool:
         return self._hosted is not None and server in self._hosted
 
-    def _take(self, visit: _Visit, principal: Principal, size: int) -> None:
+    def _take(self, visit: Visit, principal: Principal, size: int) -> None:
         """Count bytes of a message against its principal's share."""
         held = self._bytes.get(principal.subject, 0) + size
         if held > IN_FLIGHT_BYTES:
-            raise _RefusedError(429, UnavailableError(reason=Code.OVERLOADED))
+            raise RefusedError(429, UnavailableError(reason=Code.OVERLOADED))
         visit.size += size
         self._bytes[principal.subject] = held
 
-    def _give_back(self, visit: _Visit, principal: Principal) -> None:
+    def _give_back(self, visit: Visit, principal: Principal) -> None:
         if visit.size:
             held = self._bytes.pop(principal.subject) - visit.size
             if held:
                 self._bytes[principal.subject] = held
 
-    async def _body(self, visit: _Visit, principal: Principal) -> bytes:
+    async def _body(self, visit: Visit, principal: Principal) -> bytes:
         """The whole body, at most `BODY_LIMIT` bytes; the listener limits how long it may take."""
-        if not is_json(visit.fields.get(b"content-type", b"")):
-            _refuse(415, Code.MEDIA_TYPE, "send Content-Type: application/json")
-        if b"content-encoding" in visit.fields:
-            _refuse(415, Code.MEDIA_TYPE, "send the body without a Content-Encoding")
-        if int(visit.fields.get(b"content-length", b"0")) > BODY_LIMIT:
-            _refuse(413, Code.TOO_LARGE, f"a message has at most {BODY_LIMIT} bytes")
+        if unreadable := visit.stated.unreadable:
+            refuse(415, Code.MEDIA_TYPE, unreadable)
+        if int(visit.stated.fields.get(b"content-length", b"0")) > BODY_LIMIT:
+            refuse(413, Code.TOO_LARGE, f"a message has at most {BODY_LIMIT} bytes")
         pieces: list[bytes] = []
         size, more = 0, True
         while more:
             event = await visit.receive()
             if event["type"] != "http.request":
-                raise _LeftError
+                raise LeftError
             pieces.append(event["body"])
             size += len(event["body"])
             self._take(visit, principal, len(event["body"]))
             more = event["more_body"]
             if size > BODY_LIMIT:
-                _refuse(413, Code.TOO_LARGE, f"a message has at most {BODY_LIMIT} bytes")
+                refuse(413, Code.TOO_LARGE, f"a message has at most {BODY_LIMIT} bytes")
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     # ------------------------------------------------------------------ legacy: event stream, end of session
 
-    async def _stream(self, visit: _Visit, principal: Principal) -> None:
+    async def _stream(self, visit: Visit, principal: Principal) -> None:
         session = await self._session(visit, principal)
-        if self._hosts(visit.server) and not (session and accepted(visit.headers)[1]):
+        if self._hosts(visit.server) and not (session and accepted(visit.stated.headers)[1]):
             error = WireError("an event stream belongs to a session and is accepted as such", rpc_code=reply.REFUSED)
-            raise _RefusedError(406 if session else 405, error, headers=() if session else ((b"allow", b"POST"),))
+            raise RefusedError(406 if session else 405, error, headers=() if session else ((b"allow", b"POST"),))
         place = principal.subject, visit.server
         if self._streams[place] >= self._streams_limit:
-            raise _RefusedError(429, UnavailableError(reason=Code.OVERLOADED))
+            raise RefusedError(429, UnavailableError(reason=Code.OVERLOADED))
         self._streams[place] += 1
         self._streaming.add(visit.caller)
         try:
@@ -387,15 +320,15 @@ class McpFront:
             if not self._streams[place]:
                 del self._streams[place]
 
-    async def _end_session(self, visit: _Visit, principal: Principal) -> None:
+    async def _end_session(self, visit: Visit, principal: Principal) -> None:
         session = await self._session(visit, principal)
         if not session:
-            _refuse(400, Code.MALFORMED, "name the session to end in Mcp-Session-Id")
+            refuse(400, Code.MALFORMED, "name the session to end in Mcp-Session-Id")
         if self._hosted is not None and visit.server in self._hosted:
             try:
                 await self._sessions.drop(visit.server, session)
             except UnavailableError as error:
-                raise _RefusedError(503, error) from error
+                raise RefusedError(503, error) from error
             self._hosted.end(Key(visit.server, principal.subject, Kind.SESSION, session))
             await write(visit.send, 200, (), b"")
             return
@@ -417,10 +350,10 @@ class McpFront:
             await self._healer.end(server, session.encode("latin-1"), subject)
             await self._sessions.drop(server, session)
         except UnavailableError as error:
-            raise _RefusedError(503, error) from error
+            raise RefusedError(503, error) from error
 
     async def _pass(
-        self, visit: _Visit, principal: Principal, method: str, belongs: How, also: Accept | None = None
+        self, visit: Visit, principal: Principal, method: str, belongs: How, also: Accept | None = None
     ) -> None:
         """Pass a request that carries no message; `also` sees the head of its answer."""
 
@@ -430,35 +363,38 @@ class McpFront:
                     if one is not None:
                         await one(answer)
 
+            lines = visit.stated.lines(self._upstreams.replaced(visit.server), headers)
             return await Relay(self._upstreams, visit.caller, visit.send).run(
-                server=visit.server, subject=principal.subject, method=method, headers=headers, accept=accepted
+                server=visit.server, subject=principal.subject, method=method, lines=lines, accept=accepted
             )
 
-        session = visit.fields.get(b"mcp-session-id", b"")
+        session = visit.stated.fields.get(b"mcp-session-id", b"")
         try:
-            await self._healer.carry(visit.server, session, principal.subject, visit.headers, attempt, how=belongs)
+            await self._healer.carry(
+                visit.server, session, principal.subject, visit.stated.headers, attempt, how=belongs
+            )
         except UpstreamError as error:
             if visit.caller.gone:
-                raise _LeftError from error
+                raise LeftError from error
             if isinstance(error, SessionLostError) and belongs is How.ONCE:
                 raise
             status = 405 if isinstance(error, NoStreamError) else 502
-            raise _RefusedError(status, error) from error
+            raise RefusedError(status, error) from error
         except UnavailableError as error:
-            raise _RefusedError(503, error) from error
+            raise RefusedError(503, error) from error
 
-    def _record(self, visit: _Visit, error: GuardError) -> None:
+    def _record(self, visit: Visit, error: GuardError) -> None:
         source = Source(transport="http", address=visit.address)
         self._handler.refused(server=visit.server, source=source, principal=visit.principal, error=error)
 
 
-def _undecoded_status(visit: _Visit, error: WireError) -> int:
+def _undecoded_status(visit: Visit, error: WireError) -> int:
     """The status under which a body is refused; a method that is not known is no malformed request."""
     if error.reason is not Code.UNKNOWN_METHOD:
         return 400
-    if b"mcp-session-id" in visit.fields:
+    if b"mcp-session-id" in visit.stated.fields:
         return 200  # a client of the legacy era takes any other status for the end of its session
-    return _NOT_FOUND if first(visit.headers, era.VERSION).decode("latin-1") in MODERN_VERSIONS else 400
+    return _NOT_FOUND if visit.stated.version in MODERN_VERSIONS else 400
 
 
 def _refuse_foreign_task(message: Message) -> None:
@@ -467,13 +403,4 @@ def _refuse_foreign_task(message: Message) -> None:
         text = "there is no such task in a session of yours; call the tool without a task"
         error = WireError(text, reason=Code.FOREIGN_SESSION, rpc_code=INVALID_PARAMS)
         error.request_id = message.id
-        raise _RefusedError(200, error)
-
-
-def _reads_events(headers: Headers) -> bool:
-    """Whether the caller says that it reads an event stream as the answer."""
-    return any(name == b"accept" and b"text/event-stream" in value.lower() for name, value in headers)
-
-
-def _refuse(status: int, code: Code, text: str) -> NoReturn:
-    raise _RefusedError(status, WireError(text, reason=code))
+        raise RefusedError(200, error)

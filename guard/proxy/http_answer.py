@@ -9,7 +9,8 @@ from typing import Final, Generic, TypeVar
 import anyio
 
 from guard.proxy.headers import Headers
-from guard.proxy.relay import Send, write
+from guard.proxy.relay import write
+from guard.proxy.visit import Send
 
 EVENT_STREAM: Final = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache"))
 UNBUFFERED: Final = (b"x-accel-buffering", b"no")

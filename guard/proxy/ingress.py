@@ -5,6 +5,10 @@ characters, bare line feeds. What is left is refused here: trailers that would b
 transfer codings other than `chunked`, protocol upgrades, any number of headers, requests that never end, and a
 second request while the first is unanswered, which would keep a closed connection unnoticed.
 
+Clients repeat their headers with every request of a connection. So a head whose bytes were parsed before, all
+but its Content-Length, is known again by comparing them, and what the application worked out from it is kept
+with it (`Head.meaning`).
+
 uvicorn runs it as its HTTP protocol class. Its own does more than this endpoint needs and took 98 µs of CPU a
 call where this takes 44 (an application that answers at once, 16 connections).
 """
@@ -39,7 +43,13 @@ LINGER: Final = 1.0
 """Seconds a refused connection is read and ignored before it is closed."""
 BUFFER_LIMIT: Final = 64 * 1024
 """Bytes of a body that wait for the application before reading pauses."""
+HEADS_LIMIT: Final = 8
+"""Heads of one connection that are known again."""
 
+_HEAD_END: Final = b"\r\n\r\n"
+_LENGTH: Final = len(b"\r\nContent-Length: ")
+_DIGITS: Final = 9
+_FRAMING: Final = frozenset({b"transfer-encoding", b"connection", b"keep-alive", b"expect", b"upgrade", b"trailer"})
 _BODILESS: Final = frozenset({204, 304})
 _STATUS_LINES: Final = {code.value: b"HTTP/1.1 %d %b\r\n" % (code, code.phrase.encode()) for code in HTTPStatus}
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -80,6 +90,20 @@ class Caller:
         listeners, self._listeners = self._listeners, []
         for tell in listeners:
             tell()
+
+
+class Head:
+    """Request line and headers of a request, and of every later one of its connection that repeats them.
+
+    `headers` of a head that was known again lack its Content-Length. `meaning` belongs to the application.
+    """
+
+    __slots__ = ("headers", "meaning", "method", "path", "query", "target")
+
+    def __init__(self, method: str, target: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+        self.method, self.target, self.headers = method, target, headers
+        self.path, self.query = _split(target)
+        self.meaning: object = None
 
 
 class Turn:
@@ -262,6 +286,8 @@ class StrictProtocol(asyncio.Protocol):
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._expects = False
+        self._heads: dict[bytes, Head] = {}
+        self._new = b""  # the bytes of the head being parsed, if it may be known again
         self._status = 400
         self._between = True  # no request has begun since the last one was whole
         self._in_head = True
@@ -304,7 +330,7 @@ class StrictProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse; the clock runs exactly while a request is incomplete."""
-        if self._refused:
+        if self._refused or (self._between and self._recognised(data)):
             return
         try:
             self._parser.feed_data(data)
@@ -322,6 +348,47 @@ class StrictProtocol(asyncio.Protocol):
             if self._read > HEAD_LIMIT:
                 self._status = 431
                 self._refuse_connection("The request's head is too large.")
+
+    def _recognised(self, data: bytes) -> bool:
+        """Start the request if these bytes are one, whole, with a head that was parsed before."""
+        self._new, self._expects = b"", False
+        end = data.find(_HEAD_END)
+        at = data.find(b"\r\nContent-Length: ", 0, end)
+        if at < 0:
+            at = data.find(b"\r\ncontent-length: ", 0, end)
+        if at < 0 or end < 0 or (self._turn is not None and not self._turn.complete):
+            return False
+        digits_end = data.find(b"\r\n", at + 2)
+        digits, rest = data[at + _LENGTH : digits_end], data[:at] + data[digits_end:end]
+        if not digits.isdigit() or len(digits) > _DIGITS or len(data) != end + 4 + int(digits):
+            return False
+        head = self._heads.get(rest)
+        if head is None:
+            self._new = rest
+            return False
+        if self._deadline is not None:
+            self._stop_clock()
+        turn = self._start(head, keep=True)
+        turn.whole = True
+        turn.feed(data[end + 4 :])
+        return True
+
+    def _start(self, head: Head, *, keep: bool) -> Turn:
+        """Let the application begin with a request."""
+        turn = self._turn = Turn(self, method=head.method, keep=keep, expects=self._expects)
+        scope = self._base.copy()
+        scope["method"], scope["headers"], scope["guard.head"] = head.method, head.headers, head
+        scope["raw_path"], scope["path"], scope["query_string"] = head.target, head.path, head.query
+        task = self.loop.create_task(self._app(scope, turn.receive, turn.send))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(turn.ended)
+        return turn
+
+    def _remember(self, head: Head) -> None:
+        """Know a head again; what a parser may have understood otherwise than as these bytes is left to the parser."""
+        if self._new and len(self._heads) < HEADS_LIMIT and not any(name in _FRAMING for name, _ in head.headers):
+            self._heads[self._new] = Head(head.method, head.target, _without_length(head.headers))
 
     def pause_writing(self) -> None:
         """Hold back the application until the caller has read."""
@@ -371,16 +438,9 @@ class StrictProtocol(asyncio.Protocol):
         if len(target) > TARGET_LIMIT:
             self._refuse(431)
         self._in_head = False
-        path, query = _split(target)
-        method = parser.get_method().decode("ascii")
-        turn = self._turn = Turn(self, method=method, keep=parser.should_keep_alive(), expects=self._expects)
-        scope = self._base.copy()
-        scope["method"], scope["headers"] = method, self._headers
-        scope["raw_path"], scope["path"], scope["query_string"] = target, path, query
-        task = self.loop.create_task(self._app(scope, turn.receive, turn.send))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(turn.ended)
+        head = Head(parser.get_method().decode("ascii"), target, self._headers)
+        self._start(head, keep=parser.should_keep_alive())
+        self._remember(head)
 
     def on_body(self, body: bytes) -> None:
         """Hand on a piece of the body."""
@@ -493,6 +553,10 @@ class StrictProtocol(asyncio.Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+def _without_length(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    return [pair for pair in headers if pair[0] != b"content-length"]
 
 
 def _address(name: object) -> tuple[str, int] | None:

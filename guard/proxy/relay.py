@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import anyio
 
@@ -12,20 +12,18 @@ from guard.errors import StoreUnavailableError, UpstreamError
 from guard.model import Json
 from guard.proxy.asking import EventStream, Questions, handshake, require_message
 from guard.proxy.connection import Connection
-from guard.proxy.documents import Listing, ending, is_stream, wanted_state
+from guard.proxy.documents import Listing, ending, wanted_state
 from guard.proxy.exchange import Arrival, Ending, Outcome
-from guard.proxy.headers import Headers, first, returning
+from guard.proxy.headers import Headers, first, is_stream, returning
 from guard.proxy.healing import Accept, Healer, How, how
 from guard.proxy.ingress import Caller
 from guard.proxy.sessions import SessionOwners
 from guard.proxy.setups import SessionLostError
 from guard.proxy.upstream import Answer, Upstreams
+from guard.proxy.visit import Send, Stated
 from guard.reasons import Code
 from guard.wire import reply
 from guard.wire.message import Request, Response
-
-Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-"""ASGI's send; the messages are open dictionaries by its specification."""
 
 LOOK_LIMIT: Final = 256 * 1024
 """Bytes of an answer kept to see whether the tool reported an error; longer answers count as OK."""
@@ -91,7 +89,7 @@ class Relay:
         server: str,
         subject: str,
         method: str,
-        headers: Headers,
+        lines: bytes,
         body: bytes = b"",
         accept: Callable[[Answer], Awaitable[None]] | None = None,
     ) -> bool:
@@ -105,7 +103,7 @@ class Relay:
         self._caller.on_gone(self._abandon)
         try:
             async with await self._upstreams.send(
-                server=server, subject=subject, method=method, headers=headers, body=body, started=self._started
+                server=server, subject=subject, method=method, lines=lines, body=body, started=self._started
             ) as answer:
                 _refuse_redirect(answer)
                 if accept is not None:
@@ -169,13 +167,13 @@ class HttpExchange:
         "_arrival",
         "_caller",
         "_events",
-        "_headers",
         "_healer",
         "_message",
         "_questions",
         "_send",
         "_session",
         "_sessions",
+        "_stated",
         "_upstreams",
         "answered",
     )
@@ -183,7 +181,7 @@ class HttpExchange:
     def __init__(
         self,
         arrival: Arrival,
-        headers: Headers,
+        stated: Stated,
         caller: Caller,
         send: Send,
         *,
@@ -198,7 +196,7 @@ class HttpExchange:
         self._questions = questions
         self._session = (arrival.server, session, arrival.principal.subject)
         self._events: EventStream | None = None
-        self._headers = headers
+        self._stated = stated
         self._caller = caller
         self._send = send
         self._upstreams = upstreams
@@ -239,18 +237,18 @@ class HttpExchange:
                     server=arrival.server,
                     subject=arrival.principal.subject,
                     method="POST",
-                    headers=headers,
+                    lines=self._stated.lines(self._upstreams.replaced(arrival.server), headers),
                     body=message.raw,
                     accept=self._bind if method == "initialize" else self._going_on(accept),
                 )
             finally:
                 self.answered = relay.begun
 
-        session = b"" if method == "initialize" else first(self._headers, b"mcp-session-id")
+        session = b"" if method == "initialize" else first(self._stated.headers, b"mcp-session-id")
         belongs = how(arrival.message)
         try:
             whole = await self._healer.carry(
-                arrival.server, session, arrival.principal.subject, self._headers, attempt, how=belongs
+                arrival.server, session, arrival.principal.subject, self._stated.headers, attempt, how=belongs
             )
         except SessionLostError:
             if belongs is not How.ONCE:
@@ -261,7 +259,7 @@ class HttpExchange:
             return Outcome(ending=Ending.UNKNOWN, result_bytes=relay.size, status=relay.status)
         ended = _look(relay)
         if session and ended is Ending.OK:
-            self._healer.note(arrival.server, session, arrival.principal.subject, arrival.message, self._headers)
+            self._healer.note(arrival.server, session, arrival.principal.subject, arrival.message, self._stated.headers)
         return Outcome(
             ending=ended,
             result_bytes=relay.size,
@@ -338,7 +336,7 @@ class HttpExchange:
             where = (self._arrival.server, ids[0].decode("latin-1"), self._arrival.principal.subject)
             self._questions.declare(where, handshake(self._message))
         arrival = self._arrival
-        self._healer.begin(arrival.server, ids[0], arrival.principal.subject, arrival.message, self._headers)
+        self._healer.begin(arrival.server, ids[0], arrival.principal.subject, arrival.message, self._stated.headers)
 
 
 def _look(relay: Relay) -> Ending:

@@ -13,6 +13,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeAlias
@@ -21,7 +22,7 @@ from urllib.parse import SplitResult, urlsplit
 from guard.config import Server
 from guard.errors import ConfigError, UpstreamError
 from guard.proxy.connection import Connection
-from guard.proxy.headers import FRAMING, Headers, first, outgoing
+from guard.proxy.headers import FRAMING, Headers, is_stream
 
 IDLE_LIMIT: Final = 64
 """Idle connections kept for one principal and server."""
@@ -68,8 +69,7 @@ class Answer:
         self.headers: Headers = connection.headers
         self._connection = connection
         self._release = release
-        media = first(self.headers, b"content-type").partition(b";")[0].strip().lower()
-        self._patience = None if media == b"text/event-stream" else patience
+        self._patience = None if is_stream(self.headers) else patience
 
     @property
     def drained(self) -> bool:
@@ -120,7 +120,7 @@ class Upstreams:
         server: str,
         subject: str,
         method: str,
-        headers: Headers,
+        lines: bytes,
         body: bytes = b"",
         started: Callable[[Connection], None] | None = None,
     ) -> Answer:
@@ -130,7 +130,7 @@ class Upstreams:
             server: name of the configured server; KeyError when it has no URL.
             subject: the principal on whose connections it goes.
             method: GET, POST or DELETE.
-            headers: the caller's headers; those that may not cross are left out here.
+            lines: the caller's header lines that may cross (`guard.proxy.headers.outgoing`).
             body: sent unchanged.
             started: called with the connection before the first byte is written; it may refuse by raising.
 
@@ -138,22 +138,26 @@ class Upstreams:
             UpstreamError: `sent=False`: no connection; `sent=True`: no whole answer head came back.
         """
         endpoint = self._endpoints[server]
-        key = (subject, server)
-        connection = self._take(key) or await self._connect(endpoint)
+        pool = self._idle.get((subject, server))
+        if pool is None:
+            pool = self._idle[subject, server] = deque()
+        connection = self._take(pool) or await self._connect(endpoint)
         sent = False
         try:
             if started is not None:
                 started(connection)
             length = b"" if method == "GET" else b"content-length: %d\r\n" % len(body)
-            lines = outgoing(headers, endpoint.replaced)
-            await connection.request(
-                b"%b %b%b%b\r\n%b" % (method.encode(), endpoint.lead, lines, length, body), endpoint.answer_timeout
-            )
+            data = b"%b %b%b%b\r\n%b" % (method.encode(), endpoint.lead, lines, length, body)
+            await connection.request(data, endpoint.answer_timeout)
             sent = True
         finally:
             if not sent:
                 connection.close()
-        return Answer(connection, lambda done: self._give_back(key, done), endpoint.pause_timeout)
+        return Answer(connection, partial(self._give_back, pool), endpoint.pause_timeout)
+
+    def replaced(self, server: str) -> frozenset[bytes]:
+        """The names of headers that the configuration of a server sets."""
+        return self._endpoints[server].replaced
 
     def close(self) -> None:
         """Close every connection; what waits on one gets `UpstreamError`."""
@@ -166,8 +170,7 @@ class Upstreams:
 
     # ------------------------------------------------------------------ pool
 
-    def _take(self, key: tuple[str, str]) -> Connection | None:
-        idle = self._idle.get(key)
+    def _take(self, idle: deque[Connection]) -> Connection | None:
         while idle:
             connection = idle.pop()
             if connection.reusable:
@@ -175,30 +178,24 @@ class Upstreams:
             connection.close()
         return None
 
-    def _give_back(self, key: tuple[str, str], connection: Connection) -> None:
-        if not (connection.drained and connection.reusable):
+    def _give_back(self, idle: deque[Connection], connection: Connection) -> None:
+        if not connection.rests():
             connection.close()
             return
-        idle = self._idle.get(key)
-        if idle is None:
-            idle = self._idle[key] = deque()
         if len(idle) >= IDLE_LIMIT:
             idle.popleft().close()
-        loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
         idle.append(connection)
         if self._sweeper is None:
+            loop = asyncio.get_running_loop()
             self._sweeper = loop.call_later(IDLE_SECONDS, self._sweep, loop)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Close what was idle for long; runs only as long as anything is idle."""
         oldest = loop.time() - IDLE_SECONDS
-        for key, idle in tuple(self._idle.items()):
+        for idle in self._idle.values():
             while idle and (idle[0].idle_since <= oldest or not idle[0].reusable):
                 idle.popleft().close()
-            if not idle:
-                del self._idle[key]
-        self._sweeper = loop.call_later(IDLE_SECONDS, self._sweep, loop) if self._idle else None
+        self._sweeper = loop.call_later(IDLE_SECONDS, self._sweep, loop) if any(self._idle.values()) else None
 
     async def _connect(self, endpoint: Endpoint) -> Connection:
         try:

@@ -10,9 +10,11 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import Final
 
+import orjson
 import rfc8785
 
 from guard.errors import WireError
@@ -37,7 +39,7 @@ def canonical(value: Json) -> str:
             is nested too deeply (TOO_LARGE). Nothing that `guard.wire.decode` accepted does.
     """
     try:
-        text = _ENCODER.encode(value) if _plain(value) else _spelled(value)
+        text = _encoded(value) if _plain(value) else _spelled(value)
     except rfc8785.CanonicalizationError:
         raise WireError("a number is not finite", reason=Code.NUMBER) from None
     except RecursionError:
@@ -47,8 +49,16 @@ def canonical(value: Json) -> str:
     return text
 
 
+def _encoded(value: Json) -> str:
+    """The text of a value that is `_plain`; orjson refuses what is no Unicode and integers beyond 64 bits."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    except TypeError:
+        return _ENCODER.encode(value)
+
+
 def _plain(value: Json) -> bool:
-    """Whether the standard encoder with sorted keys already writes JCS: no floats, ASCII keys, dict and list only."""
+    """Whether an encoder with sorted keys already writes JCS: no floats, ASCII keys, dict and list only."""
     kind = type(value)
     if kind is str or value is None or kind is bool or kind is int:
         return True
@@ -102,10 +112,17 @@ def call_digest(*, principal: str, server: str, kind: str, name: str, definition
         canonical_arguments: `canonical` text of the arguments; neither `_meta` nor the state of earlier
             rounds belongs to them, so that a retry of the same call has the same digest.
     """
+    rest = _rest(principal, server, kind, name, definition)
+    return digest(f'{{"arguments":"{digest(canonical_arguments)}",{rest}')
+
+
+@lru_cache(maxsize=1024)
+def _rest(principal: str, server: str, kind: str, name: str, definition: str) -> str:
+    """What follows the arguments: RFC 8785, spelled out, texts only and the names in their order."""
     quoted = encode_basestring
-    return digest(  # RFC 8785, spelled out: texts only, and the names in their order
-        f'{{"arguments":"{digest(canonical_arguments)}","definition":{quoted(definition)},"kind":{quoted(kind)},'
-        f'"name":{quoted(name)},"principal":{quoted(principal)},"server":{quoted(server)},"type":"guard.call/1"}}'
+    return (
+        f'"definition":{quoted(definition)},"kind":{quoted(kind)},"name":{quoted(name)},'
+        f'"principal":{quoted(principal)},"server":{quoted(server)},"type":"guard.call/1"}}'
     )
 
 

@@ -21,7 +21,7 @@ from guard.model import Json
 from guard.reasons import Code
 from guard.wire.message import Message, Notification, Request, Response
 from guard.wire.methods import INVALID_PARAMS, TOOL_NAME, Method, method, target
-from guard.wire.strict import MAX_SAFE_INTEGER, read
+from guard.wire.strict import MAX_SAFE_INTEGER, read, spelled
 
 __all__ = ["Message", "Notification", "Request", "Response", "decode", "single_line"]
 
@@ -55,17 +55,20 @@ def decode(raw: bytes, *, exact_integers: bool = False) -> Message:
             protocol does not name (UNKNOWN_MEMBER), a method not on the list (UNKNOWN_METHOD), or a URI with
             two readings (AMBIGUOUS). `rpc_code` is -32700, -32600, -32601, -32602 or -32022.
     """
-    try:
-        value = read(raw, exact_integers=exact_integers)
-    except WireError as error:
-        if error.reason in _READABLE:
-            error.request_id = _readable_id(raw)
-        raise
+    value, plain = spelled(raw), True
+    if value is None:
+        plain = False
+        try:
+            value = read(raw, exact_integers=exact_integers)
+        except WireError as error:
+            if error.reason in _READABLE:
+                error.request_id = _readable_id(raw)
+            raise
     if not isinstance(value, dict):
         raise WireError("a message is one JSON object; batches are not accepted")
     if value.get("jsonrpc") != "2.0":
         raise WireError('jsonrpc must be "2.0"')
-    message_id = _message_id(value, raw)
+    message_id = _message_id(value, raw, plain=plain)
     try:
         if "method" in value:
             return _question(value, message_id, raw)
@@ -75,14 +78,14 @@ def decode(raw: bytes, *, exact_integers: bool = False) -> Message:
         raise
 
 
-def _message_id(value: Mapping[str, Json], raw: bytes) -> str | int | None:
-    """The id, or None when there is no such member."""
+def _message_id(value: Mapping[str, Json], raw: bytes, *, plain: bool) -> str | int | None:
+    """The id, or None when there is no such member. In a `plain` text an integer is written as one."""
     if "id" not in value:
         return None
     message_id = value["id"]
     if isinstance(message_id, str) and len(message_id) <= _MAX_ID:
         return message_id
-    if type(message_id) is int and abs(message_id) <= MAX_SAFE_INTEGER and _is_literal_integer(raw):
+    if type(message_id) is int and abs(message_id) <= MAX_SAFE_INTEGER and (plain or _is_literal_integer(raw)):
         return message_id
     raise WireError(f"id must be a string of at most {_MAX_ID} characters or an integer without fraction or exponent")
 

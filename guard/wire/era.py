@@ -52,23 +52,31 @@ def era_of(message: Message) -> Era:
     return Era.MODERN if VERSION_KEY in _meta(message) else Era.LEGACY
 
 
-def check_headers(headers: Sequence[tuple[bytes, bytes]], message: Message) -> Era:
+def check_headers(stated: Mapping[bytes, str], message: Message) -> Era:
     """The era of a message posted over HTTP, after its routing headers were found to agree with it.
 
     Args:
-        headers: raw lines as they came, names in any case.
+        stated: what `routing` made of the headers.
         message: what `decode` made of the body.
 
     Raises:
-        WireError: `MCP-Protocol-Version`, `Mcp-Method` or `Mcp-Name` is given twice, is missing where the era
-            demands it, or differs from the body (HEADER_MISMATCH; -32020, but -32602 when a header announces
-            the modern era and the body lacks its `_meta`).
+        WireError: `MCP-Protocol-Version`, `Mcp-Method` or `Mcp-Name` is missing where the era demands it, or
+            differs from the body (HEADER_MISMATCH; -32020, but -32602 when a header announces the modern era and
+            the body lacks its `_meta`).
     """
-    try:
-        return _check(_routing(headers), message)
-    except WireError as error:
-        error.request_id = message.id if isinstance(message, Request) else None
-        raise
+    era = _agreed_era(stated.get(VERSION), message)
+    demanded = era is Era.MODERN and isinstance(message, Request)
+    method = stated.get(_METHOD)
+    name = None if isinstance(message, Response) else message.method
+    if method != name and (method is not None or demanded):
+        raise _mismatch("Mcp-Method is not the method of the body")
+    named = stated.get(_NAME)
+    if named is None:
+        if demanded and name in _NAME_REQUIRED:
+            raise _mismatch("Mcp-Name is missing")
+    elif _unwrapped(named) != _named(message):
+        raise _mismatch("Mcp-Name is not the name in the body")
+    return era
 
 
 def versions_apart(headers: Sequence[tuple[bytes, bytes]], unsupported: WireError) -> WireError | None:
@@ -79,7 +87,7 @@ def versions_apart(headers: Sequence[tuple[bytes, bytes]], unsupported: WireErro
     if unsupported.rpc_code != UNSUPPORTED_VERSION or not isinstance(unsupported.data, dict):
         return None
     try:
-        if _routing(headers).get(VERSION, "")[:MAX_VERSION] == unsupported.data["requested"]:
+        if routing(headers).get(VERSION, "")[:MAX_VERSION] == unsupported.data["requested"]:
             return None
         apart = _mismatch("MCP-Protocol-Version is not the version of the body")
     except WireError as twice:
@@ -100,22 +108,6 @@ def client_name(message: Message) -> str:
     return "".join(filter(str.isprintable, name[: 4 * _MAX_CLIENT]))[:_MAX_CLIENT] if isinstance(name, str) else ""
 
 
-def _check(routing: Mapping[bytes, str], message: Message) -> Era:
-    era = _agreed_era(routing.get(VERSION), message)
-    demanded = era is Era.MODERN and isinstance(message, Request)
-    stated = routing.get(_METHOD)
-    name = None if isinstance(message, Response) else message.method
-    if stated != name and (stated is not None or demanded):
-        raise _mismatch("Mcp-Method is not the method of the body")
-    stated = routing.get(_NAME)
-    if stated is None:
-        if demanded and name in _NAME_REQUIRED:
-            raise _mismatch("Mcp-Name is missing")
-    elif _unwrapped(stated) != _named(message):
-        raise _mismatch("Mcp-Name is not the name in the body")
-    return era
-
-
 def _meta(message: Message) -> Mapping[str, Json]:
     if isinstance(message, Response):
         return {}
@@ -123,8 +115,12 @@ def _meta(message: Message) -> Mapping[str, Json]:
     return meta if isinstance(meta, dict) else {}
 
 
-def _routing(headers: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, str]:
-    """The routing headers by lower-case name."""
+def routing(headers: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, str]:
+    """The headers that servers route by (`MCP-Protocol-Version`, `Mcp-Method`, `Mcp-Name`), by lower-case name.
+
+    Raises:
+        WireError: one of them is given twice (HEADER_MISMATCH).
+    """
     found: dict[bytes, str] = {}
     for raw_name, value in headers:
         name = raw_name.lower()

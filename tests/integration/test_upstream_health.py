@@ -67,7 +67,7 @@ async def answering(answer: bytes, tls: ssl.SSLContext | None = None, *, more: b
 
 
 async def fetch(upstreams: Upstreams, server: str) -> bytes:
-    async with await upstreams.send(server=server, subject="a", method="POST", headers=(), body=b"{}") as answer:
+    async with await upstreams.send(server=server, subject="a", method="POST", lines=b"", body=b"{}") as answer:
         return await answer.chunk()
 
 

@@ -177,6 +177,72 @@ async def test_an_application_that_ends_late_leaves_the_next_request_alone() -> 
     assert not connection.transport.is_closing()
 
 
+def post(body: bytes, *lines: str, length: int | None = None) -> bytes:
+    size = len(body) if length is None else length
+    return get("Content-Type: text/plain", *lines, f"Content-Length: {size}", method="POST") + body
+
+
+def repeating(heard: list[tuple[object, bytes]]) -> App:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body = b""
+        while (message := await receive())["more_body"]:
+            body += message["body"]
+        head = scope["guard.head"]
+        heard.append((head, body + message["body"]))
+        known = head.meaning = head.meaning or dict(scope["headers"]).get(b"x-name", b"")
+        await answering(known, headers=((b"content-length", b"%d" % len(known)),))(scope, receive, send)
+
+    return app
+
+
+async def test_a_head_that_is_repeated_is_known_again_and_each_body_keeps_its_own_length() -> None:
+    heard: list[tuple[object, bytes]] = []
+    connection = Connection(repeating(heard))
+    bodies = [b"one", b"three", b"", b"four"]
+    for body in bodies:
+        await connection.says(post(body))
+    assert [body for _, body in heard] == bodies
+    first, second, third, _ = [head for head, _ in heard]
+    assert first is not second
+    assert second is third
+
+
+async def test_another_head_is_never_taken_for_one_that_is_known() -> None:
+    heard: list[tuple[object, bytes]] = []
+    connection = Connection(repeating(heard))
+    names = ["ann", "bob", "ann", "Ann", "bob"]
+    for name in names:
+        await connection.says(post(b"x", f"X-Name: {name}"))
+    answers = b"".join(connection.transport.sent).split(b"HTTP/1.1 200 OK\r\n")[1:]
+    assert [answer.rpartition(b"\r\n\r\n")[2].decode() for answer in answers] == names
+
+
+async def test_a_known_head_in_pieces_or_with_more_behind_it_is_framed_by_the_parser() -> None:
+    heard: list[tuple[object, bytes]] = []
+    connection = Connection(repeating(heard))
+    for _ in range(2):
+        await connection.says(post(b"abc"))
+    whole = post(b"abc")
+    for cut in range(1, len(whole), 7):
+        await connection.says(whole[:cut], whole[cut:])
+    assert {body for _, body in heard} == {b"abc"}
+    heard.clear()
+    await connection.says(post(b"abc") + post(b"def"))
+    assert b"HTTP/1.1 400" in connection.transport.sent[-1]  # a second request before the answer to the first
+
+
+@pytest.mark.parametrize("line", ["Connection: close", "Expect: 100-continue", "Transfer-Encoding: chunked"])
+async def test_a_head_that_says_how_to_frame_is_always_parsed(line: str) -> None:
+    heard: list[tuple[object, bytes]] = []
+    for _ in range(2):
+        connection = Connection(repeating(heard))
+        for _ in range(2):
+            if not connection.transport.is_closing():
+                await connection.says(post(b"abc", line))
+    heads = [head for head, _ in heard]
+    assert len({id(head) for head in heads}) == len(heads)
+
+
 async def test_a_body_is_handed_on_as_it_comes_and_its_sender_is_told_to_continue() -> None:
     heard: list[MutableMapping[str, Any]] = []
 

@@ -70,7 +70,7 @@ async def serving(
 
 
 async def fetch(upstreams: Upstreams, subject: str = "a") -> tuple[int, bytes]:
-    async with await upstreams.send(server="s", subject=subject, method="POST", headers=(), body=b"") as answer:
+    async with await upstreams.send(server="s", subject=subject, method="POST", lines=b"", body=b"") as answer:
         pieces = []
         while piece := await answer.chunk():
             pieces.append(piece)

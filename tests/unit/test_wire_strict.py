@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from guard.errors import WireError
 from guard.reasons import Code
-from guard.wire.strict import MAX_BYTES, MAX_MEMBERS, MAX_VALUES, read
+from guard.wire.strict import MAX_BYTES, MAX_MEMBERS, MAX_VALUES, read, spelled
 
 SAFE = 2**53 - 1
 
@@ -70,6 +70,63 @@ def test_a_mutated_text_is_read_as_a_plain_reader_would_or_refused(value: object
     except WireError:
         return
     assert seen == json.loads(bytes(raw))
+
+
+anything = st.recursive(
+    scalars | st.integers(-(2**70), 2**70),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text("aA\u017fsS._é", max_size=3), inner, max_size=4)
+    ),
+    max_leaves=20,
+)
+
+
+@given(anything, st.booleans(), st.data())
+def test_a_text_in_its_plainest_spelling_is_taken_for_nothing_but_what_reading_gives(
+    value: object, ascii_only: bool, data: st.DataObject
+) -> None:
+    raw = bytearray(json.dumps(value, ensure_ascii=ascii_only, separators=(",", ":")).encode())
+    for _ in range(data.draw(st.integers(0, 3))):
+        at = data.draw(st.integers(0, len(raw)))
+        raw[at : at + data.draw(st.integers(0, 2))] = data.draw(
+            st.sampled_from([b"{", b"[", b'"', b"\\", b".0", b"e1", b"-", b"\xff", b" ", b"1", b'"a":1,', b'"A":1,'])
+        )
+    found = spelled(bytes(raw))
+    if found is not None:
+        assert repr(found) == repr(read(bytes(raw)))
+
+
+@given(st.dictionaries(st.text("abc_", max_size=4), st.text() | st.integers(-SAFE, SAFE) | st.booleans(), max_size=5))
+def test_what_clients_write_is_known_by_its_spelling(value: dict[str, object]) -> None:
+    raw = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    assert spelled(raw) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a":1,"a":1}',
+        '{"a":1,"A":1}',
+        '{"a":{"s":1,"\u017f":1}}',
+        "[1.0]",
+        "[1e0]",
+        "[0.5]",
+        "[-0]",
+        "[9007199254740992]",
+        "[18446744073709551616]",
+        '["\\u0061"]',
+        '["\\ud800"]',
+        "[1, 2]",
+        "[1]\n",
+        "\ufeff[1]",
+        "[" * 65 + "]" * 65,
+        "[" + "1," * MAX_MEMBERS + "1]",
+        "nul",
+        "",
+    ],
+)
+def test_every_other_spelling_has_to_be_read(text: str) -> None:
+    assert spelled(text.encode()) is None
 
 
 @given(names, values, values, values)
