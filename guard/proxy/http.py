@@ -378,7 +378,7 @@ class McpFront:
         try:
             if self._hosted is not None and visit.server in self._hosted:
                 key = Key(visit.server, principal.subject, Kind.SESSION, session)
-                await self._hosted.stream(key, visit.caller, visit.send)
+                await self._hosted.stream(key, visit.headers, visit.caller, visit.send)
             else:
                 await self._pass(visit, principal, "GET", How.STREAM)
         finally:

@@ -186,7 +186,7 @@ def serve_http(server: Server, port: int, *, forgetful: bool) -> None:
             known = not forgetful or self.headers.get("Mcp-Session-Id") in {None, *sessions}
             reply = server.take(message) if self.path == "/mcp" and known else None
             if reply and (notes := progress(message)):
-                self.narrate([*notes, reply])
+                narrate(self, [*notes, reply])
             else:
                 self.respond(message, reply, known=known)
 
@@ -206,17 +206,6 @@ def serve_http(server: Server, port: int, *, forgetful: bool) -> None:
             self.end_headers()
             self.wfile.write(data)
 
-        def narrate(self, messages: list[dict[str, Any]]) -> None:
-            self.close_connection = True
-            self.send_response(200)
-            self.send_header("Content-Type", "text/event-stream")
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            for one in messages:
-                event = b"event: message\ndata: " + json.dumps(one).encode() + b"\n\n"
-                self.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
-            self.wfile.write(b"0\r\n\r\n")
-
         def do_GET(self) -> None:
             self.close_connection = True
             self.send_response(200)
@@ -232,6 +221,19 @@ def serve_http(server: Server, port: int, *, forgetful: bool) -> None:
         sys.stdout.write(f"{httpd.server_address[1]}\n")
         sys.stdout.flush()
         httpd.serve_forever()
+
+
+def narrate(handler: BaseHTTPRequestHandler, messages: list[dict[str, Any]]) -> None:
+    """Answer with events, each a chunk of its own."""
+    handler.close_connection = True
+    handler.send_response(200)
+    handler.send_header("Content-Type", "text/event-stream")
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    for one in messages:
+        event = b"event: message\ndata: " + json.dumps(one).encode() + b"\n\n"
+        handler.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
+    handler.wfile.write(b"0\r\n\r\n")
 
 
 def main() -> None:

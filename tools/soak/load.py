@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from speech import Heard, Manner, Message, Pipe, Speaker, UnansweredError, text_of
+from speech import LEGACY, Heard, Manner, Message, Pipe, Speaker, UnansweredError, text_of
 from stage import Stage
 
 MEGABYTE: Final = 1 << 20
@@ -247,7 +247,7 @@ async def listened(actor: Actor) -> None:
     """A session keeps its event stream open beside its calls; some sessions are never ended."""
     session = await actor.session("desk")
     listener = actor.stage.speaker(actor.name)
-    headers = {"Mcp-Session-Id": session, "MCP-Protocol-Version": "2025-11-25"}
+    headers = {"Mcp-Session-Id": session, "MCP-Protocol-Version": LEGACY}
     how = Manner(leave_after=actor.random.uniform(0.1, 1.0))
     stream = asyncio.create_task(listener.send("desk", method="GET", headers=headers, how=how))
     for _ in range(actor.random.randint(1, 3)):
@@ -258,6 +258,23 @@ async def listened(actor: Actor) -> None:
         actor.book.fault(actor.story, f"the event stream broke off: {heard.status}")
     if actor.chance(0.7):
         await _ended(actor, session)
+
+
+async def resumed(actor: Actor) -> None:
+    """A connection breaks in a call of a session; its answer is fetched over another one."""
+    session = await actor.session("desk")
+    arguments = actor.tagged("desk", seconds=0.6)
+    how = Manner(leave_after=actor.random.uniform(0.05, 0.5))
+    heard = await actor.call("desk", "slow", arguments, session=session, how=how)
+    if heard.left and heard.last_event:
+        headers = {"Mcp-Session-Id": session, "MCP-Protocol-Version": LEGACY, "Last-Event-ID": heard.last_event}
+        heard = await actor.speaker.send("desk", method="GET", headers=headers)
+        if actor.judge(heard, arguments) != "ran":
+            actor.book.fault(actor.story, f"the answer is not to be had: {heard.status} {text_of(heard.messages)}")
+        actor.note("fetched")
+    else:
+        actor.note(actor.judge(heard, arguments))
+    await _ended(actor, session)
 
 
 async def kept(actor: Actor) -> None:
@@ -325,7 +342,7 @@ async def _ended(actor: Actor, session: str) -> None:
 
 STORIES: Final[tuple[tuple[Story, int], ...]] = (
     (permitted, 50), (paused, 8), (voted, 8), (left, 10), (cancelled, 5), (crashed, 4), (big, 4), (narrated, 6),
-    (kept, 8), (listened, 5), (refused, 6), (dawdled, 1), (listed, 4),
+    (kept, 8), (resumed, 4), (listened, 5), (refused, 6), (dawdled, 1), (listed, 4),
 )  # fmt: skip
 
 # ------------------------------------------------------------------ over stdio

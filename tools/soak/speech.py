@@ -39,6 +39,7 @@ class Heard:
     whole: bool = False
     left: bool = False
     size: int = 0
+    last_event: str = ""
 
     @property
     def answer(self) -> Message:
@@ -177,6 +178,9 @@ async def _read(reader: asyncio.StreamReader, heard: Heard, pause: float) -> Non
         if events:
             *lines, rest = body.split(b"\n")
             heard.messages += [json.loads(one[6:]) for one in lines if one.startswith(b"data: ") and one[6:].strip()]
+            heard.last_event = next(
+                (one[4:].decode() for one in reversed(lines) if one[:4] == b"id: "), heard.last_event
+            )
             body = bytearray(rest)
         if pause:
             await asyncio.sleep(pause)
