@@ -242,7 +242,7 @@ async def test_a_real_client_gets_its_answer_over_a_connection_that_is_cut(world
         headers = {"Authorization": f"Bearer {world.key}", "Host": guard.config.proxy.listen}
         with anyio.fail_after(15):
             async with (
-                httpx2.AsyncClient(headers=headers) as http,
+                httpx2.AsyncClient(headers=headers, timeout=30) as http,
                 Client(
                     streamable_http_client(f"http://127.0.0.1:{port}/mcp/desk", http_client=http), mode="legacy"
                 ) as client,
