@@ -148,6 +148,7 @@ class McpFront:
         self._metadata = Metadata(config.proxy, self._routes.values())
         self._streams: Counter[tuple[str, str]] = Counter()
         self._bytes: dict[str, int] = {}
+        self._reading: Counter[str] = Counter()
         self._streams_limit = config.proxy.max_in_flight
         self._streaming: set[Caller] = set()
         self._stopping = False
@@ -349,6 +350,17 @@ class McpFront:
             _refuse(415, Code.MEDIA_TYPE, "send the body without a Content-Encoding")
         if int(visit.fields.get(b"content-length", b"0")) > BODY_LIMIT:
             _refuse(413, Code.TOO_LARGE, f"a message has at most {BODY_LIMIT} bytes")
+        self._reading[principal.subject] += 1
+        try:
+            if self._reading[principal.subject] > self._streams_limit:
+                raise _RefusedError(429, UnavailableError(reason=Code.OVERLOADED))
+            return await self._whole(visit, principal)
+        finally:
+            self._reading[principal.subject] -= 1
+            if not self._reading[principal.subject]:
+                del self._reading[principal.subject]
+
+    async def _whole(self, visit: _Visit, principal: Principal) -> bytes:
         pieces: list[bytes] = []
         size, more = 0, True
         while more:

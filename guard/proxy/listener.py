@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 import uvicorn
@@ -21,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from guard.config import Listener
 from guard.errors import ConfigError
+from guard.proxy.crowd import Crowd, room
 
 HEAD_LIMIT: Final = 64 * 1024
 """Bytes of request line and headers together."""
@@ -86,6 +88,7 @@ _STATUS: Final = {
     408: b"HTTP/1.1 408 Request Timeout\r\n",
     431: b"HTTP/1.1 431 Request Header Fields Too Large\r\n",
     501: b"HTTP/1.1 501 Not Implemented\r\n",
+    503: b"HTTP/1.1 503 Service Unavailable\r\n",
     505: b"HTTP/1.1 505 HTTP Version Not Supported\r\n",
 }
 
@@ -134,8 +137,9 @@ class _Joined:
 class StrictProtocol(HttpToolsProtocol):
     """One connection. Puts its `Caller` into `scope["guard.caller"]` and the whole target into `raw_path`."""
 
-    def __init__(self, *args: Any, **settings: Any) -> None:  # noqa: ANN401  uvicorn's own signature
+    def __init__(self, *args: Any, crowd: Crowd, **settings: Any) -> None:  # noqa: ANN401  uvicorn's own signature
         super().__init__(*args, **settings)
+        self._crowd = crowd
         self._caller: Caller
         self._joined: _Joined
         self._status = 400
@@ -153,11 +157,22 @@ class StrictProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._joined = _Joined(transport, self.loop)
         self._deadline = self.loop.call_later(ARRIVAL_LIMIT, self._too_slow)
+        if not self._crowd.enter(self):
+            self._status = 503
+            self.send_400_response("Too many connections are in use.")
+
+    def make_room(self) -> None:
+        """End a connection without a request for the sake of a new one; its last answer is still sent."""
+        if self.transport.get_write_buffer_size():
+            self.transport.close()
+        else:
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever carries out this connection's request."""
         super().connection_lost(exc)
         self._stop_clock()
+        self._crowd.leave(self)
         self._caller.leave()
 
     def data_received(self, data: bytes) -> None:
@@ -213,9 +228,15 @@ class StrictProtocol(HttpToolsProtocol):
             self._refuse(431)
         super().on_headers_complete()
         self.scope["raw_path"] = self.url
+        self._crowd.work(self)
         self._joined.begun = False
         self.cycle.transport = self._joined  # type: ignore[assignment]  # it writes, closes, and asks no more
         self._in_head = False
+
+    def on_response_complete(self) -> None:
+        """The answer is whole; until the next request the connection may be ended."""
+        self._crowd.rest(self)
+        super().on_response_complete()
 
     def on_message_complete(self) -> None:
         """The request is whole; the next byte begins another."""
@@ -321,9 +342,10 @@ def server(listener: Listener, app: ASGIApp, *, protocol: type[StrictProtocol] =
     Raises:
         ConfigError: certificate and key cannot be loaded.
     """
+    crowd = Crowd(room(listener.max_connections))
     settings = uvicorn.Config(
         app,
-        http=protocol,
+        http=partial(protocol, crowd=crowd),  # type: ignore[arg-type]  # it is only called
         ws="none",
         lifespan="off",
         interface="asgi3",
