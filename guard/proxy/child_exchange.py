@@ -121,8 +121,8 @@ class ChildExchange:
 
     @property
     def gone(self) -> bool:
-        """Whether the caller closed the connection or cancelled the request."""
-        return self._gone
+        """Whether the caller cancelled the request, or closed the connection and cannot come back for the answer."""
+        return self._gone and not self._resumes
 
     async def wait_gone(self) -> None:
         """Return when the caller has left."""

@@ -215,6 +215,17 @@ def test_a_cancelled_call_is_not_resumed(world: World, guard: Serving) -> None:
     until(lambda: any(r.get("outcome") == "unknown" for r in world.records("call.concluded")), "the call is concluded")
 
 
+def test_a_crash_after_the_connection_broke_is_told_to_the_client_that_comes_back(world: World, guard: Serving) -> None:
+    agent = Agent(guard, world.key).hello()
+    with posting(agent, "slow", {"seconds": 30, "who": "crash"}) as answer:
+        primer = next(events(answer))
+    agent.call("exit", {})
+    with resuming(agent, primer.id) as stream:
+        [event] = events(stream)
+    assert event.message["id"] == 7
+    assert "FAILED, perhaps executed" in event.data
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_real_client_gets_its_answer_over_a_connection_that_is_cut(world: World, guard: Serving) -> None:
