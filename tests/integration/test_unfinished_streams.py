@@ -99,7 +99,7 @@ async def test_an_answer_without_end_is_cut_off_and_other_calls_go_on(monkeypatc
 
     upstream = Upstream(endless)
     async with stage(handler, upstream) as guard:
-        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError, ValueError)):
             await guard.call()
         upstream.respond = streamed(ANSWER)
         assert (await guard.call())[0] == 200
