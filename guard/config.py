@@ -36,6 +36,12 @@ class Listener(_Strict):
     allowed_hosts: tuple[str, ...] = Field(
         (), description="further Host names (host or host:port) under which this listener may be addressed"
     )
+    max_connections: int = Field(
+        4096,
+        ge=1,
+        le=65536,
+        description="connections at a time, at most a third of the process's descriptors; idle ones make room",
+    )
 
     @field_validator("listen")
     @classmethod

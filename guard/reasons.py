@@ -96,6 +96,7 @@ class Code(StrEnum):
     FACTOR_UNAVAILABLE = "factor_unavailable", "the signer or the token cannot be reached"
     UPSTREAM_UNAVAILABLE = "upstream_unavailable", "the tool server cannot be reached"
     UPSTREAM_BROKE = "upstream_broke", "the tool server broke off after it received the call; the outcome is unknown"
+    ANSWER_LOST = "answer_lost", "the connection broke and the answer is not kept any more; the outcome is unknown"
     UPSTREAM_RESTING = (
         "upstream_resting",
         "the tool server's process ended several times in a row, and a moment passes before it is started again",

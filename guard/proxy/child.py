@@ -109,11 +109,11 @@ class Child:
         command = launched(name, settings, cwd, env)
         ours: list[int] = []
         theirs: list[int] = []
-        for reads in (True, False, False):
-            read, write = os.pipe()
-            theirs.append(read if reads else write)
-            ours.append(write if reads else read)
         try:
+            for reads in (True, False, False):
+                read, write = os.pipe()
+                theirs.append(read if reads else write)
+                ours.append(write if reads else read)
             process = await anyio.open_process(
                 command,
                 stdin=theirs[0],
@@ -230,7 +230,11 @@ class _Lifeline:
 
 async def _keeper() -> _Lifeline | None:
     """Start the process that kills the named group when this one dies; None where there is no shell."""
-    read, write = os.pipe()
+    try:
+        read, write = os.pipe()
+    except OSError as error:  # no descriptors are left; the child will not start either
+        log.warning("keeper.missing", detail=str(error), meaning="only the end of its input stops an abandoned child")
+        return None
     try:
         keeper = await anyio.open_process(
             [_SHELL, "-c", _KEEPER], stdin=read, stdout=DEVNULL, stderr=DEVNULL, cwd="/", env={}, start_new_session=True

@@ -19,9 +19,10 @@ from guard.proxy.conversation import SUBSCRIPTION, Conversation, Kind
 from guard.proxy.documents import wanted_state
 from guard.proxy.exchange import Arrival, Ending, Outcome
 from guard.proxy.http_answer import HttpAnswer, Inbox
-from guard.proxy.ingress import Caller
 from guard.proxy.link import Link
+from guard.proxy.resumption import Resumable
 from guard.proxy.spans import exchanged, taken
+from guard.proxy.turn import Caller
 from guard.reasons import Code
 from guard.wire import reply
 from guard.wire.decode import decode, single_line
@@ -29,6 +30,8 @@ from guard.wire.era import Era
 from guard.wire.message import Message, Notification, Request, Response
 from guard.wire.methods import target
 
+PRIME: Final = 0.05
+"""Seconds after which a pending answer becomes an event stream that a broken connection does not lose."""
 BEAT: Final = 20.0
 """Seconds of silence on an open event stream until a comment is sent."""
 HEARD_LIMIT: Final = 8 * 1024 * 1024
@@ -59,6 +62,7 @@ class _Left:
 
 
 _Item: TypeAlias = "bytes | _Said | _Failed | _Left"
+Begin: TypeAlias = Callable[[], Resumable]
 Opened: TypeAlias = Callable[[Conversation], Awaitable[str]]
 """Gives a conversation that was greeted to its principal; returns the session id."""
 
@@ -77,10 +81,12 @@ class ChildExchange:
         opened: Opened,
         questions: Questions,
         limits: tuple[float, bool],
+        resumable: Begin | None = None,
     ) -> None:
         """Stand between the message and the child of its conversation.
 
-        `limits` are the server's `answer_timeout` and whether it reads big integers exactly.
+        `limits` are the server's `answer_timeout` and whether it reads big integers exactly; `resumable` begins
+        a stream that the caller can take up again, if it knows how to.
 
         Raises:
             WireError: a request with this id is in flight in the session.
@@ -92,6 +98,7 @@ class ChildExchange:
         self._where = (arrival.server, conversation.key.session, arrival.principal.subject)
         self._caller, self._http, self._children, self._opened = caller, http, children, opened
         self._timeout, self._exact = limits
+        self._begin = resumable
         self._inbox: Inbox[_Item] = Inbox()
         self._heard = 0
         self._gone = self._cancelled = self._over = False
@@ -114,8 +121,8 @@ class ChildExchange:
 
     @property
     def gone(self) -> bool:
-        """Whether the caller closed the connection or cancelled the request."""
-        return self._gone
+        """Whether the caller cancelled the request, or closed the connection and cannot come back for the answer."""
+        return self._gone and not self._resumes
 
     async def wait_gone(self) -> None:
         """Return when the caller has left."""
@@ -158,13 +165,15 @@ class ChildExchange:
     async def answer(self, body: bytes, *, status: int = 200) -> None:
         """Answer in the tool server's stead, or with nothing but the status when `body` is empty."""
         self._over = True
-        if not self._caller.gone:
+        if self._heeded:
             await self._http.finish(body, status=status)
 
     async def close(self) -> None:
         """Leave nothing behind; a request that its own caller cancelled still has its HTTP answer to get."""
         self._over = True
         self._caller.forget(self._leave)
+        if self._http.resumable is not None:
+            self._http.resumable.end()
         message = self.arrival.message
         if isinstance(message, Request):
             if self.conversation.pending.get(message.id) is self:
@@ -253,11 +262,12 @@ class ChildExchange:
                 case bytes():
                     size += len(item)
                     self._heard -= len(item)
+                    await self._prime()
                     await self._http.say(item)
                 case _Said():
                     return item, size
                 case _Failed():
-                    if self._gone and self.sent:
+                    if self._gone and self.sent and not self._resumes:
                         return None, size
                     raise item.error
                 case _Left():
@@ -265,7 +275,7 @@ class ChildExchange:
                         self._cancel_at(link)
                         deadline = anyio.current_time() + _GRACE_CANCELLED
                 case None:
-                    if self._gone:
+                    if self._gone and not self._resumes:
                         return None, size
                     self._over = True
                     self._cancel_at(link)
@@ -274,11 +284,32 @@ class ChildExchange:
     async def _next(self, deadline: float) -> _Item | None:
         """What comes next; None at the deadline. An open stream is kept alive meanwhile."""
         while (now := anyio.current_time()) < deadline:
-            with anyio.move_on_at(min(deadline, now + BEAT)):
+            with anyio.move_on_at(min(deadline, now + (PRIME if self._primes else BEAT))):
                 return await self._inbox.next()
-            if self._http.streaming and not self._caller.gone:
+            if self._primes:
+                await self._prime()
+            elif self._http.streaming and not self._caller.gone:
                 await self._http.beat()
         return None
+
+    @property
+    def _primes(self) -> bool:
+        """Whether the answer may still become a stream that can be taken up again."""
+        return self._begin is not None and self._http.resumable is None and not self._caller.gone
+
+    @property
+    def _resumes(self) -> bool:
+        """Whether the caller, though its connection may be gone, can come back for the answer."""
+        return self._http.resumable is not None and not self._cancelled
+
+    @property
+    def _heeded(self) -> bool:
+        """Whether what is answered reaches anybody."""
+        return self._resumes or not self._caller.gone
+
+    async def _prime(self) -> None:
+        if self._primes and self._begin is not None:
+            await self._http.prime(self._begin())
 
     async def _conclude(self, message: Request, line: bytes, said: _Said, size: int) -> Outcome:
         """Give the answer to the caller under its own id."""
@@ -295,7 +326,7 @@ class ChildExchange:
         body = exchanged(said.line, (("id",), self._id))
         if message.method == "subscriptions/listen":
             body = exchanged(body, (("result", *SUBSCRIPTION[1:]), self._id))
-        if not self._caller.gone:
+        if self._heeded:
             await self._http.finish(body.strip(), status=self._status(said), headers=headers)
         return Outcome(
             ending=said.answer.ending, result_bytes=size + len(body), status=200, state=wanted_state(said.line)
@@ -312,7 +343,8 @@ class ChildExchange:
 
     def _leave(self) -> None:
         self._gone = True
-        self._stop_hearing()
+        if not self._resumes:
+            self._stop_hearing()
         self._inbox.put(_Left())
 
     def _stop_hearing(self) -> None:

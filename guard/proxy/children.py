@@ -7,6 +7,7 @@ once the first time and after a growing pause when it keeps ending.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ STEADY: Final = 30.0
 PAUSE: Final = (0.0, 1.0, 2.0, 5.0, 15.0, 60.0)
 """Seconds until a child is started again after so many ends in a row."""
 
+_LACKING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+"""What this process or the system is short of for a while, which is no fault of the tool server's."""
 _CHECK: Final = 1.0
 _GRACE_LAST_LINES: Final = 0.5
 _GRACE_ANSWERS: Final = 0.6
@@ -175,6 +178,8 @@ class Children:
         try:
             link: Link = await self._group.start(self._live, life)
         except ConfigError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _LACKING:
+                raise UpstreamError(sent=False, reason=Code.OVERLOADED) from error
             self._ended_by_itself(conversation, 0.0, None)
             raise UpstreamError(sent=False, detail=error.public) from error
         finally:

@@ -15,10 +15,13 @@ from guard.proxy.exchange import Ending
 
 LISTING_LIMIT: Final = 8 * 1024 * 1024
 """Bytes of one answer to tools/list kept for the observer; of a longer one it learns that there was one."""
+EVENT_LIMIT: Final = 256 * 1024
+"""Bytes of an event that is looked at to see whether it is the answer."""
 
 _SUSPECT: Final = re.compile(rb'"isError"\s*:\s*true|"error"\s*:')
 _WANTS_INPUT: Final = b'"requestState"'
 _EVENT_END: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+_EVENT_ID: Final = re.compile(rb"^id:", re.MULTILINE)
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _DATA: Final = re.compile(rb"^data: ?(.*)$")
 
@@ -53,6 +56,48 @@ class Listing:
         document = _data(whole) if self._streamed else whole
         if document.strip():
             self._observe(document)
+
+
+class Unfinished:
+    """Says whether an event stream ended without the answer to its request.
+
+    What could bring the answer in any other way counts as finished: an event with an id, from which a client
+    takes the stream up again, one that is too long to be looked at, and one that is no message.
+    """
+
+    def __init__(self) -> None:
+        """Begin before the first byte."""
+        self._buffer = bytearray()
+        self._answered = False
+
+    def take(self, piece: bytes) -> None:
+        """Take the next bytes."""
+        if self._answered:
+            return
+        start, done = max(0, len(self._buffer) - 3), 0
+        self._buffer += piece
+        for found in _EVENT_END.finditer(self._buffer, start):
+            self._see(bytes(self._buffer[done : found.end()]))
+            done = found.end()
+        del self._buffer[:done]
+        if len(self._buffer) > EVENT_LIMIT:
+            self._answered, self._buffer = True, bytearray()
+
+    def ended(self) -> bool:
+        """Whether the answer is missing, now that nothing follows."""
+        self._see(bytes(self._buffer))
+        return not self._answered
+
+    def _see(self, event: bytes) -> None:
+        said = _data(event)
+        if _EVENT_ID.search(event):
+            self._answered = True
+        elif said.strip():
+            try:
+                message = json.loads(said)
+            except (ValueError, RecursionError):
+                message = None
+            self._answered = self._answered or not (isinstance(message, dict) and "method" in message)
 
 
 def documents(body: bytes) -> Iterator[bytes]:

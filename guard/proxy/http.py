@@ -22,11 +22,11 @@ from guard.proxy.healing import Accept, Healer, How, Record
 from guard.proxy.hosted import Hosted
 from guard.proxy.hosts import HostNames
 from guard.proxy.http_answer import accepted
-from guard.proxy.ingress import Caller
 from guard.proxy.metadata import Metadata
 from guard.proxy.relay import HttpExchange, Relay, write
 from guard.proxy.sessions import SessionOwners
 from guard.proxy.setups import NoStreamError, SessionLostError
+from guard.proxy.turn import Caller
 from guard.proxy.upstream import Answer, Upstreams
 from guard.proxy.visit import LeftError, Receive, RefusedError, Scope, Send, Stated, Visit, refuse, stated
 from guard.reasons import Code
@@ -85,6 +85,7 @@ class McpFront:
         self._metadata = Metadata(config.proxy, self._routes.values())
         self._streams: Counter[tuple[str, str]] = Counter()
         self._bytes: dict[str, int] = {}
+        self._reading: Counter[str] = Counter()
         self._streams_limit = config.proxy.max_in_flight
         self._streaming: set[Caller] = set()
         self._stopping = False
@@ -282,6 +283,17 @@ class McpFront:
             refuse(415, Code.MEDIA_TYPE, unreadable)
         if int(visit.stated.fields.get(b"content-length", b"0")) > BODY_LIMIT:
             refuse(413, Code.TOO_LARGE, f"a message has at most {BODY_LIMIT} bytes")
+        self._reading[principal.subject] += 1
+        try:
+            if self._reading[principal.subject] > self._streams_limit:
+                raise RefusedError(429, UnavailableError(reason=Code.OVERLOADED))
+            return await self._whole(visit, principal)
+        finally:
+            self._reading[principal.subject] -= 1
+            if not self._reading[principal.subject]:
+                del self._reading[principal.subject]
+
+    async def _whole(self, visit: Visit, principal: Principal) -> bytes:
         pieces: list[bytes] = []
         size, more = 0, True
         while more:
@@ -311,7 +323,7 @@ class McpFront:
         try:
             if self._hosted is not None and visit.server in self._hosted:
                 key = Key(visit.server, principal.subject, Kind.SESSION, session)
-                await self._hosted.stream(key, visit.caller, visit.send)
+                await self._hosted.stream(key, visit.stated.headers, visit.caller, visit.send)
             else:
                 await self._pass(visit, principal, "GET", How.STREAM)
         finally:

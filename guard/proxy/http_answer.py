@@ -10,6 +10,7 @@ import anyio
 
 from guard.proxy.headers import Headers
 from guard.proxy.relay import write
+from guard.proxy.resumption import Resumable
 from guard.proxy.visit import Send
 
 EVENT_STREAM: Final = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache"))
@@ -64,16 +65,23 @@ class HttpAnswer:
         self._json, self.events = accepted(headers)
         self.streaming = False
         self.finished = False
+        self.resumable: Resumable | None = None
 
     @property
     def possible(self) -> bool:
         """Whether the caller accepts any form of answer."""
         return self._json or self.events
 
+    async def prime(self, resumable: Resumable) -> None:
+        """Begin to stream, in a way that the caller can take up again from now on."""
+        self.resumable = resumable
+        await self._stream()
+        await self._send({"type": "http.response.body", "body": resumable.primer, "more_body": True})
+
     async def say(self, line: bytes) -> None:
         """Send one message ahead of the response."""
         await self._stream()
-        await self._send({"type": "http.response.body", "body": event(line), "more_body": True})
+        await self._send({"type": "http.response.body", "body": self._event(line), "more_body": True})
 
     async def beat(self) -> None:
         """Send a comment, so that nobody takes the silent stream for dead."""
@@ -87,9 +95,15 @@ class HttpAnswer:
         self.finished = True
         if self.streaming or (body and not self._json):
             await self._stream(headers)
-            await self._send({"type": "http.response.body", "body": event(body) if body else b"", "more_body": False})
+            last = self._event(body) if body else b""
+            if self.resumable is not None:
+                self.resumable.end()
+            await self._send({"type": "http.response.body", "body": last, "more_body": False})
         else:
             await write(self._send, status, headers, body)
+
+    def _event(self, line: bytes) -> bytes:
+        return event(line) if self.resumable is None else self.resumable.mark(event(line))
 
     async def _stream(self, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         if not self.streaming:

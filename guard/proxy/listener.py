@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 import uvicorn
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp
 
 from guard.config import Listener
 from guard.errors import ConfigError
+from guard.proxy.crowd import Crowd, room
 from guard.proxy.ingress import StrictProtocol
 
 BACKLOG: Final = 4096
@@ -76,9 +78,10 @@ def server(listener: Listener, app: ASGIApp, *, protocol: type[StrictProtocol] =
     Raises:
         ConfigError: certificate and key cannot be loaded.
     """
+    crowd = Crowd(room(listener.max_connections))
     settings = uvicorn.Config(
         app,
-        http=protocol,
+        http=partial(protocol, crowd=crowd),  # type: ignore[arg-type]  # it is only called
         ws="none",
         lifespan="off",
         interface="asgi3",

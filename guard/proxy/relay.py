@@ -9,24 +9,29 @@ from typing import Final
 import anyio
 
 from guard.errors import StoreUnavailableError, UpstreamError
-from guard.model import Json
+from guard.model import Deny, Json
 from guard.proxy.asking import EventStream, Questions, handshake, require_message
 from guard.proxy.connection import Connection
-from guard.proxy.documents import Listing, ending, wanted_state
+from guard.proxy.documents import Listing, Unfinished, ending, wanted_state
 from guard.proxy.exchange import Arrival, Ending, Outcome
 from guard.proxy.headers import Headers, first, is_stream, returning
 from guard.proxy.healing import Accept, Healer, How, how
-from guard.proxy.ingress import Caller
+from guard.proxy.pause import refused_text
 from guard.proxy.sessions import SessionOwners
 from guard.proxy.setups import SessionLostError
+from guard.proxy.turn import Caller
 from guard.proxy.upstream import Answer, Upstreams
 from guard.proxy.visit import Send, Stated
-from guard.reasons import Code
+from guard.reasons import Code, Reason
 from guard.wire import reply
+from guard.wire.era import Era
 from guard.wire.message import Request, Response
 
 LOOK_LIMIT: Final = 256 * 1024
 """Bytes of an answer kept to see whether the tool reported an error; longer answers count as OK."""
+
+ANSWER_LIMIT: Final = 256 * 1024 * 1024
+"""Bytes of an answer that is no event stream; a longer one is cut off. None of it is ever held in memory."""
 
 _REDIRECTS: Final = range(300, 400)
 _NOT_MODIFIED: Final = 304
@@ -59,8 +64,10 @@ class Relay:
         "begun",
         "kept",
         "limit",
+        "missing",
         "size",
         "status",
+        "unfinished",
     )
 
     def __init__(
@@ -82,6 +89,8 @@ class Relay:
         self.begun = False
         self.size = 0
         self.status = 0
+        self.missing: Callable[[], bytes] | None = None
+        self.unfinished = False
 
     async def run(
         self,
@@ -126,21 +135,39 @@ class Relay:
             headers = [pair for pair in headers if pair[0] != b"content-length"]
         self.begun, self.status = True, answer.status
         await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        streams = is_stream(answer.headers)
         listing = None
         if self._observe is not None and answer.status < _ERRORS:
-            listing = Listing(self._observe, streamed=is_stream(answer.headers))
+            listing = Listing(self._observe, streamed=streams)
+        watch = Unfinished() if self.missing and answer.status < _ERRORS and streams else None
         drained = False
         while not drained:
             piece = await answer.chunk()
             drained = answer.drained
+            if watch is not None and self.missing is not None:
+                watch.take(piece)
+                if drained and watch.ended():
+                    await self._say_missing(answer, piece, self.missing())
+                    return
             if listing is not None:
                 listing.take(piece, last=drained)
             self.size += len(piece)
+            if self.size > ANSWER_LIMIT and not streams:
+                raise UpstreamError(sent=True)
             if self.kept is not None:
                 self.kept.append(piece)
                 if self.size > self.limit:
                     self.kept = None
             await self._send({"type": "http.response.body", "body": piece, "more_body": not drained})
+
+    async def _say_missing(self, answer: Answer, piece: bytes, said: bytes) -> None:
+        """End a stream that ended in order, but without the answer, so that nobody waits for that for ever."""
+        self.unfinished, self.size = True, self.size + len(piece)
+        if any(name == b"content-length" for name, _ in answer.headers):
+            raise UpstreamError(sent=True)
+        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+        event = b"\n\nevent: message\ndata: %b\n\n" % said
+        await self._send({"type": "http.response.body", "body": event, "more_body": False})
 
     def _started(self, connection: Connection) -> None:
         if self._caller.gone:
@@ -255,7 +282,7 @@ class HttpExchange:
                 raise
             await self.answer(b"", status=202)  # whom it concerned is gone
             return Outcome(ending=Ending.OK, status=202)
-        if not whole:
+        if not whole or relay.unfinished:
             return Outcome(ending=Ending.UNKNOWN, result_bytes=relay.size, status=relay.status)
         ended = _look(relay)
         if session and ended is Ending.OK:
@@ -296,7 +323,10 @@ class HttpExchange:
         observe = self._upstreams.observe if self._method == "tools/list" else None
         look = partial(observe, self._arrival.server) if observe is not None else None
         send = self._send if self._events is None else self._events.relay
-        return Relay(self._upstreams, self._caller, send, LOOK_LIMIT, look)
+        relay = Relay(self._upstreams, self._caller, send, LOOK_LIMIT, look)
+        if isinstance(self._message, Request) and self._method != "subscriptions/listen":
+            relay.missing = partial(_missing, self._message, self._arrival.era)
+        return relay
 
     def _going_on(self, accept: Accept | None) -> Accept | None:
         """What sees the head of the answer: it may be of a lost session, or no message for a stream that has begun."""
@@ -337,6 +367,12 @@ class HttpExchange:
             self._questions.declare(where, handshake(self._message))
         arrival = self._arrival
         self._healer.begin(arrival.server, ids[0], arrival.principal.subject, arrival.message, self._stated.headers)
+
+
+def _missing(message: Request, era: Era) -> bytes:
+    """What is said in the place of an answer that never came."""
+    text = refused_text(Deny(reasons=(Reason(Code.UPSTREAM_BROKE),)))
+    return reply.refused(message.id, era, text=text, method=message.method)
 
 
 def _look(relay: Relay) -> Ending:

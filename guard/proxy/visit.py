@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 from guard.errors import GuardError, WireError
 from guard.model import Principal
 from guard.proxy.headers import Headers, first, is_json, outgoing
-from guard.proxy.ingress import Caller, Head
+from guard.proxy.turn import Caller, Head
 from guard.reasons import Code
 from guard.wire import era
 

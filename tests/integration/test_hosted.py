@@ -101,7 +101,7 @@ async def test_real_clients_of_both_eras_use_a_real_server(
 ) -> None:
     url, headers = f"http://{guard.config.proxy.listen}/mcp/git", {"Authorization": f"Bearer {world.key}"}
     async with (
-        httpx2.AsyncClient(headers=headers) as http,
+        httpx2.AsyncClient(headers=headers, timeout=30) as http,
         Client(streamable_http_client(url, http_client=http), mode=mode) as client,
     ):
         assert client.protocol_version == version
@@ -116,7 +116,7 @@ async def test_real_clients_of_both_eras_use_a_real_server(
 async def test_a_modern_client_falls_back_before_a_legacy_server(world: World, guard: Serving) -> None:
     url, headers = f"http://{guard.config.proxy.listen}/mcp/desk", {"Authorization": f"Bearer {world.key}"}
     async with (
-        httpx2.AsyncClient(headers=headers) as http,
+        httpx2.AsyncClient(headers=headers, timeout=30) as http,
         Client(streamable_http_client(url, http_client=http), mode="auto") as client,
     ):
         assert client.protocol_version == "2025-11-25"
@@ -138,7 +138,7 @@ async def test_progress_and_logs_reach_the_caller_they_belong_to(world: World, g
         logs.append(params.data)
 
     async with (
-        httpx2.AsyncClient(headers=headers) as http,
+        httpx2.AsyncClient(headers=headers, timeout=30) as http,
         Client(streamable_http_client(url, http_client=http), mode=mode, logging_callback=logged) as client,
     ):
         await client.call_tool("count", {}, progress_callback=step)
@@ -156,7 +156,7 @@ async def test_a_question_of_the_server_is_answered_by_the_session_that_called(w
         return types.ElicitResult(action="accept", content={"name": "ann"})
 
     async with (
-        httpx2.AsyncClient(headers=headers) as http,
+        httpx2.AsyncClient(headers=headers, timeout=30) as http,
         Client(streamable_http_client(url, http_client=http), mode="legacy", elicitation_callback=answer) as client,
     ):
         result = await client.call_tool("ask", {})

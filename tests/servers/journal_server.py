@@ -4,6 +4,7 @@
     journal_server.py --journal FILE --http PORT     MCP over HTTP, JSON answers to POST /mcp (0: prints its port)
 
 Over HTTP `initialize` begins a session, and GET /mcp is an event stream that lasts until the client leaves.
+With `--forgetful` a session begun by an earlier process is answered 404.
 With `--words FILE` (a JSON object) tools are described in its words, read for every tools/list.
 
 Each tools/call appends one JSON line {"tool", "arguments", "id"} to the journal before it is answered. Tools:
@@ -20,6 +21,8 @@ Each tools/call appends one JSON line {"tool", "arguments", "id"} to the journal
     ask        asks the client (`elicitation/create`), and journals what it says
     exit       exits without an answer
     hoard      takes `megabytes` of memory and answers how many it has
+    big        answers with `bytes` bytes
+    narrate    reports progress `steps` times, then answers (over HTTP in an event stream)
 """
 
 from __future__ import annotations
@@ -37,7 +40,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-TOOLS = ("note", "wipe", "fail", "slow", "mute", "variables", "say", "warn", "spawn", "ask", "exit", "hoard")
+TOOLS = (
+    "note",
+    "wipe",
+    "fail",
+    "slow",
+    "mute",
+    "variables",
+    "say",
+    "warn",
+    "spawn",
+    "ask",
+    "exit",
+    "hoard",
+    "big",
+    "narrate",
+)
 STUBBORN = "import signal,time; [signal.signal(s, signal.SIG_IGN) for s in (1, 2, 15)]; time.sleep(600)"
 
 
@@ -93,7 +111,7 @@ class Server:
 
     def call(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
         """Carry out one tool; None means that it never answers."""
-        text, failed = json.dumps(arguments), tool == "fail"
+        text, failed = "x" * arguments["bytes"] if tool == "big" else json.dumps(arguments), tool == "fail"
         if tool == "slow":
             time.sleep(arguments["seconds"])
         elif tool == "mute":
@@ -114,6 +132,17 @@ class Server:
         elif tool == "exit":
             os._exit(arguments.get("code", 3))
         return {"content": [{"type": "text", "text": text}], "isError": failed}
+
+
+def progress(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """The progress a call of `narrate` reports, if it is one and asked for it."""
+    params = message.get("params") or {}
+    token = (params.get("_meta") or {}).get("progressToken")
+    steps = params["arguments"]["steps"] if params.get("name") == "narrate" and token is not None else 0
+    return [
+        {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": token, "progress": step}}
+        for step in range(1, steps + 1)
+    ]
 
 
 def describe(name: str, words: str) -> dict[str, Any]:
@@ -138,12 +167,15 @@ def serve_stdio(server: Server, *, stubborn: bool) -> None:
 
 def answer(server: Server, message: dict[str, Any]) -> None:
     """Answer one line."""
+    for note in progress(message):
+        server.write(json.dumps(note))
     if (reply := server.take(message)) is not None:
         server.write(json.dumps(reply))
 
 
-def serve_http(server: Server, port: int) -> None:
+def serve_http(server: Server, port: int, *, forgetful: bool) -> None:
     """Answer POST /mcp with JSON until killed; the first line of stdout is the port."""
+    sessions: set[str] = set()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -151,17 +183,25 @@ def serve_http(server: Server, port: int) -> None:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             message = json.loads(body)
-            reply = server.take(message) if self.path == "/mcp" else None
-            if reply is None and "id" in message and "method" in message:
+            known = not forgetful or self.headers.get("Mcp-Session-Id") in {None, *sessions}
+            reply = server.take(message) if self.path == "/mcp" and known else None
+            if reply and (notes := progress(message)):
+                narrate(self, [*notes, reply])
+            else:
+                self.respond(message, reply, known=known)
+
+        def respond(self, message: dict[str, Any], reply: dict[str, Any] | None, *, known: bool) -> None:
+            if known and reply is None and "id" in message and "method" in message:
                 self.close_connection = True
                 self.connection.recv(1)  # it never answers: until the client leaves
                 return
             data = b"" if reply is None else json.dumps(reply).encode()
-            self.send_response(404 if self.path != "/mcp" else 200 if data else 202)
+            self.send_response(404 if self.path != "/mcp" or not known else 200 if data else 202)
             if data:
                 self.send_header("Content-Type", "application/json")
             if message.get("method") == "initialize":
-                self.send_header("Mcp-Session-Id", uuid.uuid4().hex)
+                sessions.add(begun := uuid.uuid4().hex)
+                self.send_header("Mcp-Session-Id", begun)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
@@ -183,19 +223,33 @@ def serve_http(server: Server, port: int) -> None:
         httpd.serve_forever()
 
 
+def narrate(handler: BaseHTTPRequestHandler, messages: list[dict[str, Any]]) -> None:
+    """Answer with events, each a chunk of its own."""
+    handler.close_connection = True
+    handler.send_response(200)
+    handler.send_header("Content-Type", "text/event-stream")
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    for one in messages:
+        event = b"event: message\ndata: " + json.dumps(one).encode() + b"\n\n"
+        handler.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
+    handler.wfile.write(b"0\r\n\r\n")
+
+
 def main() -> None:
     """Parse the command line and serve."""
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--journal", type=Path, required=True)
     cli.add_argument("--http", type=int, metavar="PORT")
     cli.add_argument("--stubborn", action="store_true", help="stdio: ignore SIGTERM and the end of the input")
+    cli.add_argument("--forgetful", action="store_true", help="HTTP: do not know sessions of an earlier process")
     cli.add_argument("--words", type=Path, help="JSON file: descriptions of tools by name")
     args = cli.parse_args()
     server = Server(Journal(args.journal), args.words)
     if args.http is None:
         serve_stdio(server, stubborn=args.stubborn)
     else:
-        serve_http(server, args.http)
+        serve_http(server, args.http, forgetful=args.forgetful)
 
 
 if __name__ == "__main__":

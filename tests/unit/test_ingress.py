@@ -12,6 +12,7 @@ import uvicorn
 from structlog.testing import capture_logs
 from uvicorn.server import ServerState
 
+from guard.proxy.crowd import Crowd
 from guard.proxy.ingress import StrictProtocol
 
 Scope = MutableMapping[str, Any]
@@ -48,6 +49,9 @@ class Recording(asyncio.Transport):
     def abort(self) -> None:
         self.aborted = True
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def can_write_eof(self) -> bool:
         return False
 
@@ -65,7 +69,7 @@ class Connection:
         self.state = ServerState()
         config = uvicorn.Config(app, http=StrictProtocol, ws="none", lifespan="off", log_config=None)
         config.load()
-        self.protocol = StrictProtocol(config, self.state)
+        self.protocol = StrictProtocol(config, self.state, crowd=Crowd(8))
         self.transport = Recording()
         self.protocol.connection_made(self.transport)
 
