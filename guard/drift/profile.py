@@ -1,135 +1,383 @@
-"""What is known about one credential, and how executed calls fold into it.
+"""What is normal for one credential (or for all agents of one server): a fold over executed calls.
 
-What two processes learnt apart is joined by `Profile.merged`. Snapshots are versioned JSON
-texts; who stores them is the application's affair.
+Everything counted is a sum that decays with time, so what two processes learnt apart adds up (`Profile.add`). Values
+are keyed hashes; each carries the days it was seen on, and stays in `quarantine` until it was seen again long
+enough after, or until a person wanted it. Bounded: the oldest and rarest go first.
 """
 
 from __future__ import annotations
 
+import base64
 import json
-from collections import OrderedDict
-from dataclasses import dataclass, replace
-from typing import Final
+import math
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
-VERSION: Final = 1
+from guard.drift.values import Value
+from guard.model import Json
+
+VERSION: Final = 2
 NETWORKS: Final = 16
 """Networks kept for one credential: the first, and the most recently taught ones."""
-PROFILES: Final = 4096
-"""Profiles held in memory; the least recently used clean one makes room."""
+BELIEVED: Final = 10
+"""Days in which a new profile believes what it sees."""
+SPAN: Final = 14.0
+"""Days of the longest quarantine."""
+NEVER: Final = 0x7FFF
+TOOLS: Final = 128
+PAIRS: Final = 1024
+SLOTS: Final = 384
+VALUES: Final = 2048
+PER_SLOT: Final = 256
+SCORES: Final = 400
+"""Scores of the last calls that are kept to calibrate by."""
+DAILY: Final = 500.0
+"""Calls that may teach counts on one day; what comes after them teaches nothing, so nobody floods a profile."""
+HALF_LIFE: Final = 30 * 86400.0
+FREE: Final = 0.9
+"""A slot whose values are new this often, over `FREE_AFTER` of them, is free text: its values are not kept."""
+FREE_AFTER: Final = 24
+
+_ROW: Final = struct.Struct(">QeHH")
+_TRUSTED: Final = 0x8000
+_DAY: Final = 0x3FFF
+_NO_FLAG: Final = 0x7FFF
+START: Final = "^"
+"""What stands before the first call of an activity."""
+
+
+class Seen:
+    """How often (decayed) something was seen, on which day first and last, and whether it counts as known."""
+
+    __slots__ = ("count", "first", "last", "trusted")
+
+    def __init__(self, count: float = 0.0, first: int = NEVER, last: int = NEVER, *, trusted: bool = False) -> None:
+        """`first` and `last` are day numbers, `NEVER` for none."""
+        self.count, self.first, self.last, self.trusted = count, first, last, trusted
+
+    def note(self, mass: float, day: int, born: int) -> None:
+        """Count one more on this day, in a profile that began on day `born`."""
+        self.count += mass
+        if self.first == NEVER:
+            self.first = self.last = day
+        else:
+            self.last = max(self.last, day)
+        if not self.trusted:
+            self.trusted = self.last - self.first >= quarantine(self.first - born)
+
+    def join(self, other: Seen, born: int) -> None:
+        """Add what another process saw."""
+        self.count += other.count
+        if other.first != NEVER:
+            self.first = min(self.first, other.first)
+            self.last = other.last if self.last == NEVER else max(self.last, other.last)
+            self.trusted |= other.trusted or self.last - self.first >= quarantine(self.first - born)
+
+
+def quarantine(age: int) -> float:
+    """Days between two sightings before something new counts as known, in a profile that is `age` days old.
+
+    A profile's first days are believed at once, for nothing else is known then. The older it is, the longer
+    something new takes: whoever wants to be learnt has to keep it up for two weeks.
+    """
+    return 0.0 if age < BELIEVED else min(SPAN, max(1.0, (age - BELIEVED) / 4))
+
+
+class Slot:
+    """One argument path of one tool: how many values it took, how many were new, and which are known."""
+
+    __slots__ = ("fresh", "total", "values")
+
+    def __init__(self, total: float = 0.0, fresh: float = 0.0) -> None:
+        self.total, self.fresh = total, fresh
+        self.values: dict[int, Seen] = {}
+
+    @property
+    def free(self) -> bool:
+        """Whether it holds free text."""
+        return self.total >= FREE_AFTER and self.fresh > FREE * self.total
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """What one executed call teaches: `before` is the tool called before it in its activity, `now` in seconds,
+    `day` the number of the day, `vouched` whether a person wanted exactly this, `score` what it scored before."""
+
+    tool: str
+    before: str
+    values: tuple[Value, ...]
+    now: float
+    day: int
+    vouched: bool = False
+    score: float | None = None
+
+
 class Profile:
-    """What one credential does. `networks` in the order they were learnt; the first is the baseline."""
+    """Counts of one credential. `networks` in the order they were learnt; the first is the baseline."""
 
-    networks: tuple[str, ...] = ()
+    __slots__ = (
+        "after",
+        "at",
+        "born",
+        "calls",
+        "day",
+        "everywhere",
+        "mass",
+        "networks",
+        "pairs",
+        "scores",
+        "slots",
+        "tools",
+    )
 
-    def with_network(self, network: str) -> Profile:
-        """The profile that knows this network too; the baseline is never pushed out."""
+    def __init__(self) -> None:
+        """Know nothing."""
+        self.networks: tuple[str, ...] = ()
+        self.at = 0.0
+        self.day, self.mass, self.born = 0, 0.0, NEVER
+        self.scores: list[float] = []
+        self.calls = 0.0
+        self.tools: dict[str, Seen] = {}
+        self.after: dict[str, float] = {}
+        self.pairs: dict[tuple[str, str], float] = {}
+        self.slots: dict[str, Slot] = {}
+        self.everywhere: dict[int, Seen] = {}
+
+    def blank(self) -> Profile:
+        """An empty profile that began when this one did, for what is learnt from now on."""
+        empty = Profile()
+        empty.born, empty.at, empty.day, empty.mass = self.born, self.at, self.day, self.mass
+        return empty
+
+    # -------------------------------------------------------------- the fold
+
+    def learn(self, lesson: Lesson, known: Profile) -> None:
+        """Fold one executed call. `known` is the whole profile where this one holds only what is new since a while.
+
+        A time that is not finite or lies before the last one decays nothing.
+        """
+        self.decay(lesson.now)
+        day = lesson.day & _DAY
+        if self.born == NEVER:
+            self.born = day
+        if day != self.day:
+            self.day, self.mass = day, 0.0
+        self.mass += 1.0
+        if self.mass > DAILY and not lesson.vouched:
+            return
+        if lesson.score is not None:
+            self.scores.append(lesson.score)
+            del self.scores[:-SCORES]
+        tool, before = lesson.tool, lesson.before
+        self.calls += 1.0
+        self._note(self.tools.setdefault(tool, Seen()), day, vouched=lesson.vouched)
+        self.after[before] = self.after.get(before, 0.0) + 1.0
+        self.pairs[before, tool] = self.pairs.get((before, tool), 0.0) + 1.0
+        for value in lesson.values:
+            self._value(tool + value.path, value, day, known, vouched=lesson.vouched)
+        self._bound()
+
+    def _value(self, key: str, value: Value, day: int, known: Profile, *, vouched: bool) -> None:
+        slot = self.slots.setdefault(key, Slot())
+        whole = known.slots.get(key)
+        slot.total += 1.0
+        if whole is None or value.digest not in whole.values:
+            slot.fresh += 1.0
+        if slot.free or (whole is not None and whole.free):
+            slot.values.clear()
+            return
+        seen = slot.values.get(value.digest)
+        if seen is None:
+            seen = slot.values[value.digest] = Seen()
+            if len(slot.values) > PER_SLOT:
+                _forget(slot.values, PER_SLOT * 3 // 4)
+        self._note(seen, day, vouched=vouched)
+        for digest in (value.digest, value.parent):
+            if digest:
+                self._note(self.everywhere.setdefault(digest, Seen()), day, vouched=vouched)
+
+    def _note(self, seen: Seen, day: int, *, vouched: bool) -> None:
+        seen.note(1.0, day, self.born)
+        seen.trusted |= vouched
+
+    def decay(self, now: float) -> None:
+        """Let counts fade to their value at `now`; days and networks stay. Once a day is often enough."""
+        if not math.isfinite(now) or now - self.at < 86400:
+            return
+        factor = 0.5 ** ((now - self.at) / HALF_LIFE) if self.at else 1.0
+        self.at = now
+        if factor == 1.0:
+            return
+        self.calls *= factor
+        for seen in (*self.tools.values(), *self.everywhere.values()):
+            seen.count *= factor
+        self.after = {key: count * factor for key, count in self.after.items()}
+        self.pairs = {key: kept for key, count in self.pairs.items() if (kept := count * factor) > 0.01}
+        for slot in self.slots.values():
+            slot.total, slot.fresh = slot.total * factor, slot.fresh * factor
+            for seen in slot.values.values():
+                seen.count *= factor
+
+    def _bound(self) -> None:
+        if len(self.tools) > TOOLS:
+            _forget(self.tools, TOOLS * 3 // 4)
+        if len(self.pairs) > PAIRS:
+            keep = sorted(self.pairs, key=self.pairs.__getitem__)[-PAIRS * 3 // 4 :]
+            self.pairs = {key: self.pairs[key] for key in keep}
+            self.after = {}
+            for (before, _), count in self.pairs.items():
+                self.after[before] = self.after.get(before, 0.0) + count
+        if len(self.slots) > SLOTS:
+            keep_slots = sorted(self.slots, key=lambda key: self.slots[key].total)[-SLOTS * 3 // 4 :]
+            self.slots = {key: self.slots[key] for key in keep_slots}
+        if len(self.everywhere) > VALUES:
+            _forget(self.everywhere, VALUES * 3 // 4)
+            for slot in self.slots.values():
+                for digest in [one for one in slot.values if one not in self.everywhere]:
+                    del slot.values[digest]
+
+    # -------------------------------------------------------------- networks
+
+    def with_network(self, network: str) -> bool:
+        """Know this network too; the baseline is never pushed out. True when it was not known."""
         if network in self.networks:
-            return self
+            return False
         networks = (*self.networks, network)
         if len(networks) > NETWORKS:
             networks = (networks[0], *networks[2:])
-        return replace(self, networks=networks)
-
-    def merged(self, other: Profile) -> Profile:
-        """Everything this profile knows and everything the other knows."""
-        merged = self
-        for network in other.networks:
-            merged = merged.with_network(network)
-        return merged
-
-    def dump(self) -> str:
-        """The snapshot: JSON, versioned."""
-        return json.dumps({"v": VERSION, "networks": list(self.networks)}, separators=(",", ":"))
-
-    @classmethod
-    def load(cls, snapshot: str) -> Profile:
-        """The profile behind a snapshot.
-
-        Raises:
-            ValueError: it is no snapshot of this version. An unreadable baseline is no empty one.
-        """
-        data = json.loads(snapshot)
-        if not isinstance(data, dict) or data.keys() != {"v", "networks"} or data["v"] != VERSION:
-            message = f"not a drift profile of version {VERSION}"
-            raise ValueError(message)
-        networks = data["networks"]
-        if not isinstance(networks, list) or not all(isinstance(one, str) and one for one in networks):
-            message = "a drift profile's networks are not a list of names"
-            raise ValueError(message)
-        return cls().merged(cls(networks=tuple(networks)))
-
-
-class Profiles:
-    """The profiles in memory, by credential thumbprint; loaded from and dumped to snapshots by the application.
-
-    A profile must be loaded before its credential is assessed: a credential nobody looked up would pass for
-    one that was never used, and learn a thief's network as its first.
-    """
-
-    def __init__(self) -> None:
-        self._profiles: OrderedDict[str, Profile] = OrderedDict()
-        self._dirty: set[str] = set()
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._profiles
-
-    def __getitem__(self, key: str) -> Profile:
-        """The profile.
-
-        Raises:
-            KeyError: it was not loaded.
-        """
-        profile = self._profiles[key]
-        self._profiles.move_to_end(key)
-        return profile
-
-    def load(self, key: str, snapshot: str | None) -> None:
-        """Take what the store knows of a credential (None: nothing), joined with what was learnt here meanwhile.
-
-        Raises:
-            ValueError: the snapshot cannot be read.
-        """
-        stored = Profile() if snapshot is None else Profile.load(snapshot)
-        own = self._profiles.get(key) if key in self._dirty else None
-        self._profiles[key] = stored.merged(own) if own else stored
-        self._profiles.move_to_end(key)
-        self._make_room()
-
-    def dump(self, key: str) -> str:
-        """The snapshot to store for a credential.
-
-        Raises:
-            KeyError: it was not loaded.
-        """
-        return self._profiles[key].dump()
-
-    def learn(self, key: str, profile: Profile) -> bool:
-        """Replace a loaded profile by what it became; True when that changed anything.
-
-        Raises:
-            KeyError: it was not loaded.
-        """
-        if self._profiles[key] == profile:
-            return False
-        self._profiles[key] = profile
-        self._dirty.add(key)
+        self.networks = networks
         return True
 
-    @property
-    def dirty(self) -> tuple[str, ...]:
-        """The credentials that learnt something since it was last stored."""
-        return tuple(sorted(self._dirty))
+    # -------------------------------------------------------------- joining and snapshots
 
-    def stored(self, key: str, snapshot: str) -> None:
-        """Note that this snapshot is stored; the credential stays dirty if it learnt more in the meantime."""
-        if key in self._profiles and self._profiles[key].dump() == snapshot:
-            self._dirty.discard(key)
+    def add(self, other: Profile) -> None:
+        """Add what another process learnt: counts add up, days and networks join."""
+        late = max(self.at, other.at)
+        self.decay(late)
+        other.decay(late)
+        self.at = late
+        for network in other.networks:
+            self.with_network(network)
+        self.calls += other.calls
+        self.born = min(self.born, other.born)
+        self.scores = [*self.scores, *other.scores][-SCORES:]
+        self.day, self.mass = max((self.day, self.mass), (other.day, other.mass))
+        for name, seen in other.tools.items():
+            self.tools.setdefault(name, Seen()).join(seen, self.born)
+        for digest, seen in other.everywhere.items():
+            self.everywhere.setdefault(digest, Seen()).join(seen, self.born)
+        for before, count in other.after.items():
+            self.after[before] = self.after.get(before, 0.0) + count
+        for pair, count in other.pairs.items():
+            self.pairs[pair] = self.pairs.get(pair, 0.0) + count
+        for key, slot in other.slots.items():
+            mine = self.slots.setdefault(key, Slot())
+            mine.total, mine.fresh = mine.total + slot.total, mine.fresh + slot.fresh
+            for digest, seen in slot.values.items():
+                mine.values.setdefault(digest, Seen()).join(seen, self.born)
+        self._bound()
 
-    def _make_room(self) -> None:
-        if len(self._profiles) > PROFILES:
-            clean = next((key for key in self._profiles if key not in self._dirty), None)
-            if clean is not None:
-                del self._profiles[clean]
+    def dump(self) -> str:
+        """The snapshot: JSON, versioned; values packed, 14 bytes each."""
+        tools = list(self.tools)
+        index = {name: at for at, name in enumerate(tools)}
+        slots: list[Json] = []
+        kept: set[int] = set()
+        for key, slot in self.slots.items():
+            kept.update(slot.values)
+            slots.append([key, round(slot.total, 2), round(slot.fresh, 2), _pack(slot.values)])
+        rest = {digest: seen for digest, seen in self.everywhere.items() if digest not in kept}
+        data: dict[str, Json] = {
+            "v": VERSION,
+            "networks": list(self.networks),
+            "at": self.at,
+            "day": [self.day, self.mass],
+            "born": self.born,
+            "calls": round(self.calls, 2),
+            "scores": [round(one, 2) for one in self.scores],
+            "tools": [[name, round(s.count, 2), s.first, s.last | s.trusted * _TRUSTED] for name, s in self.tools.items()],
+            "pairs": [
+                [index.get(a, -1), index[b], round(count, 2)] for (a, b), count in self.pairs.items() if b in index
+            ],
+            "slots": slots,
+            "values": _pack(rest),
+        }
+        return json.dumps(data, separators=(",", ":"))
+
+
+def load(snapshot: str) -> Profile:
+    """The profile behind a snapshot of this version or of the one before, which knew networks only.
+
+    Raises:
+        ValueError: it is neither. An unreadable baseline is no empty one.
+    """
+    data = json.loads(snapshot)
+    version = data.get("v") if isinstance(data, dict) else None
+    profile = Profile()
+    try:
+        if version not in {1, VERSION}:
+            raise TypeError
+        for network in data["networks"]:
+            if not isinstance(network, str) or not network:
+                raise TypeError
+            profile.with_network(network)
+        if version == VERSION:
+            _fill(profile, data)
+    except (KeyError, TypeError, IndexError, AttributeError, struct.error) as error:
+        message = f"not a drift profile of version {VERSION}"
+        raise ValueError(message) from error
+    return profile
+
+
+def _fill(profile: Profile, data: Mapping[str, Any]) -> None:
+    names = []
+    profile.at, profile.calls, profile.born = _number(data["at"]), _number(data["calls"]), int(data["born"])
+    profile.day, profile.mass = int(data["day"][0]), _number(data["day"][1])
+    profile.scores = [_number(one) for one in data["scores"]][-SCORES:]
+    for name, count, first, last in data["tools"]:
+        names.append(name)
+        profile.tools[name] = Seen(_number(count), first, last & _NO_FLAG, trusted=bool(last & _TRUSTED))
+    for before, tool, count in data["pairs"]:
+        key = names[before] if before >= 0 else START, names[tool]
+        profile.pairs[key] = _number(count)
+        profile.after[key[0]] = profile.after.get(key[0], 0.0) + profile.pairs[key]
+    for key, total, fresh, packed in data["slots"]:
+        slot = profile.slots[key] = Slot(_number(total), _number(fresh))
+        slot.values = dict(_unpack(packed))
+        for digest, seen in slot.values.items():
+            profile.everywhere.setdefault(digest, Seen()).join(seen, profile.born)
+    for digest, seen in _unpack(data["values"]):
+        profile.everywhere.setdefault(digest, Seen()).join(seen, profile.born)
+
+
+def _number(value: float) -> float:
+    """A count as stored.
+
+    Raises:
+        ValueError: it is not finite.
+    """
+    if not math.isfinite(value):
+        message = "a drift profile holds a number that is not finite"
+        raise ValueError(message)
+    return float(value)
+
+
+def _unpack(text: str) -> Iterator[tuple[int, Seen]]:
+    for digest, count, first, last in _ROW.iter_unpack(base64.b85decode(text)):
+        yield digest, Seen(count, first, last & _NO_FLAG, trusted=bool(last & _TRUSTED))
+
+
+def _forget(seen: dict[str, Seen] | dict[int, Seen], keep: int) -> None:
+    """Keep the `keep` that were seen on most days, then most often."""
+    ranked = sorted(seen.items(), key=lambda item: (item[1].trusted, item[1].count))
+    for key, _ in ranked[: len(seen) - keep]:
+        del seen[key]  # type: ignore[arg-type]  # the key came from this mapping
+
+
+def _pack(values: Mapping[int, Seen]) -> str:
+    rows = b"".join(
+        _ROW.pack(digest, min(seen.count, 65000.0), seen.first, seen.last | seen.trusted * _TRUSTED) for digest, seen in values.items()
+    )
+    return base64.b85encode(rows).decode()

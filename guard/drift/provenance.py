@@ -1,0 +1,34 @@
+"""A new value that an untrusted result brought, and a call after such a result.
+
+Results are where strangers can speak to an agent. That a value stood in one is no crime; that it is new, goes
+somewhere, and has to do with nothing before it adds up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from guard.drift.observation import Measure
+from guard.drift.scene import News, Scene
+
+_WHERE: Final = {"prose": "in the text of a result", "field": "in a field of a result"}
+
+
+def measure(scene: Scene, news: News) -> Iterator[Measure]:
+    """`after_read`, `from_prose`, `from_field`, and what the news weighs once a result brought it."""
+    if scene.activity.reads:
+        yield Measure("after_read", 1.0, f"after {scene.activity.reads} untrusted results")
+    strongest, at = 0.0, ""
+    for origin, (novelty, path) in news.origins.items():
+        yield Measure(f"from_{origin}", novelty, f"{path}: new, and first seen {_WHERE[origin]}")
+        if novelty > strongest:
+            strongest, at = novelty, path
+    if not strongest:
+        return
+    said = f"{at}: brought by a result"
+    yield Measure("argument_from_result", news.surprise, said)
+    if news.destination:
+        yield Measure("destination_from_result", news.destination, f"{news.destination_at}: beside what a result brought")
+    if news.apart:
+        yield Measure("apart_from_result", 1.0, said + ", and unlike the calls before")
