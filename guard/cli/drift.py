@@ -71,8 +71,7 @@ class Replay:
         activity = Activity()
         for call, found, _ in self._judged(calls, activity):
             del call
-            if found.band is not Band.ALARMING:
-                self._behaviour.teach(identity, server, found, now=0.0, day=day)
+            self._behaviour.teach(identity, server, found, now=0.0, day=day)
 
     def score(self, calls: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """One line for each call of a session."""
@@ -83,7 +82,9 @@ class Replay:
                 "score": found.score,
                 "decision": "allow" if found.band is Band.CALM else "challenge",
                 "us": round(took * 1e6, 2),
-                "factors": [one._asdict() for one in found.factors],
+                "factors": [
+                    {"name": one.name, "value": one.value, "evidence": one.evidence} for one in found.factors
+                ],
             }
 
     def size(self, identity: str) -> int:
@@ -104,7 +105,7 @@ class Replay:
             took = time.perf_counter() - start
             yield call, found, took
             activity.called(seen)
-            activity.showed(call["result_text"] or "", cut=(call["result_size"] or 0) > len(call["result_text"] or ""))
+            activity.showed(call["result_text"] or "")
 
 
 def _sessions(file: Path) -> Iterator[list[dict[str, Any]]]:

@@ -15,11 +15,11 @@ def measure(news: News) -> Iterator[Measure]:
     """`argument_new` in nats, `destination_new` and `apart` up to 1, `fresh` as the share of new values."""
     if news.surprise:
         slot = news.slot
-        said = f"{len(slot.values)} values in {slot.total:.0f} uses" if slot else "never used before"
-        yield Measure("argument_new", news.surprise, f"{news.surprise_at}: new; {said}")
+        known = news.surprise_at, len(slot.values) if slot else 0, slot.total if slot else 0.0
+        yield "argument_new", news.surprise, "{}: new; {} values known in {:.0f} uses", known
     if news.destination:
-        yield Measure("destination_new", news.destination, f"{news.destination_at}: a destination never used")
+        yield "destination_new", news.destination, "{}: a destination never used", (news.destination_at,)
     if news.new:
-        yield Measure("fresh", news.new / news.values, f"{news.new} of {news.values} values are new")
+        yield "fresh", news.new / news.values, "{} of {} values are new", (news.new, news.values)
     if news.apart:
-        yield Measure("apart", 1.0, "none of its values stood in an earlier call of this conversation")
+        yield "apart", 1.0, "none of its values stood in an earlier call of this conversation", ()

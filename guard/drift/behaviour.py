@@ -7,8 +7,7 @@ calm finding each its share of the score, so what a reviewer reads adds up to wh
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from guard.drift.activity import Activity
 from guard.drift.calibrate import Thresholds, thresholds
@@ -39,8 +38,7 @@ _WEIGHTS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Assessment:
+class Assessment(NamedTuple):
     """What one call scored, before it ran, and what the score was held against (None: not calibrated)."""
 
     seen: Observation

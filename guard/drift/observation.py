@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from guard.drift.values import Value
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(NamedTuple):
     """One call before it runs. `weight` is what it can do, from 0 (reads what is public) to 1 (hurts)."""
 
     tool: str
     values: tuple[Value, ...]
     weight: float
-    size: int = 0
 
 
-class Measure(NamedTuple):
-    """What one signal saw: a value that is 0 for nothing unusual, and evidence for people."""
-
-    name: str
-    value: float
-    evidence: str
+Measure: TypeAlias = tuple[str, float, str, tuple[object, ...]]
+"""What one signal saw: its name, a value that is 0 for nothing unusual, and the evidence as a format and what goes
+into it, for most calls are calm and nobody reads theirs."""

@@ -18,17 +18,16 @@ _WHERE: Final = {"prose": "in the text of a result", "field": "in a field of a r
 def measure(scene: Scene, news: News) -> Iterator[Measure]:
     """`after_read`, `from_prose`, `from_field`, and what the news weighs once a result brought it."""
     if scene.activity.reads:
-        yield Measure("after_read", 1.0, f"after {scene.activity.reads} untrusted results")
+        yield "after_read", 1.0, "after {} untrusted results", (scene.activity.reads,)
     strongest, at = 0.0, ""
     for origin, (novelty, path) in news.origins.items():
-        yield Measure(f"from_{origin}", novelty, f"{path}: new, and first seen {_WHERE[origin]}")
+        yield "from_" + origin, novelty, "{}: new, and first seen {}", (path, _WHERE[origin])
         if novelty > strongest:
             strongest, at = novelty, path
     if not strongest:
         return
-    said = f"{at}: brought by a result"
-    yield Measure("argument_from_result", news.surprise, said)
+    yield "argument_from_result", news.surprise, "{}: brought by a result", (at,)
     if news.destination:
-        yield Measure("destination_from_result", news.destination, f"{news.destination_at}: beside what a result brought")
+        yield "destination_from_result", news.destination, "{}: beside what a result brought", (news.destination_at,)
     if news.apart:
-        yield Measure("apart_from_result", 1.0, said + ", and unlike the calls before")
+        yield "apart_from_result", 1.0, "{}: brought by a result, and unlike the calls before", (at,)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from guard.drift.activity import Activity
 from guard.drift.effect import destination
@@ -27,23 +26,31 @@ SHORTEST: Final = 4
 """Characters of a value whose origin is looked for; shorter ones stand in every text."""
 
 
-@dataclass(slots=True)
 class News:
     """What is new among the values of one call; each part names the path of its strongest value."""
 
-    values: int = 0
-    new: int = 0
-    surprise: float = 0.0
-    surprise_at: str = ""
-    slot: Slot | None = None
-    destination: float = 0.0
-    destination_at: str = ""
-    origins: dict[str, tuple[float, str]] = field(default_factory=dict)
-    apart: bool = False
+    __slots__ = (
+        "apart",
+        "destination",
+        "destination_at",
+        "new",
+        "origins",
+        "slot",
+        "surprise",
+        "surprise_at",
+        "values",
+    )
+
+    def __init__(self) -> None:
+        self.values = self.new = 0
+        self.surprise = self.destination = 0.0
+        self.surprise_at = self.destination_at = ""
+        self.slot: Slot | None = None
+        self.origins: dict[str, tuple[float, str]] = {}
+        self.apart = False
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
+class Scene(NamedTuple):
     """A call, the agent's profile, the profile of all agents of its server, and the activity so far."""
 
     seen: Observation

@@ -7,10 +7,9 @@ file `weights.json` (fitted by `tools/drift_fit.py` on the open data only, and f
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from guard.drift import arguments, provenance, sequence, tools
@@ -18,16 +17,19 @@ from guard.drift.observation import Measure
 from guard.drift.scene import Scene
 
 FORMAT: Final = 1
-MOST: Final = 50.0
-"""What a measure counts that is no finite number: as much as its cap allows."""
-
 
 class Factor(NamedTuple):
-    """One contribution to a score, in nats, with its evidence."""
+    """One contribution to a score, in nats; its evidence is put into words when somebody reads it."""
 
     name: str
     value: float
-    evidence: str
+    form: str
+    known: tuple[object, ...]
+
+    @property
+    def evidence(self) -> str:
+        """What a reviewer can check."""
+        return self.form.format(*self.known)
 
 
 class Weights(NamedTuple):
@@ -48,28 +50,29 @@ def shipped() -> Weights:
     return Weights(data["version"], data["weight"], data["cap"])
 
 
-def measures(scene: Scene) -> Iterator[Measure]:
+def measures(scene: Scene) -> list[Measure]:
     """What every signal of intent says about the call."""
     likely = tools.probability(scene)
     news = scene.news()
-    yield from tools.measure(scene, likely)
-    yield sequence.measure(scene, likely)
-    yield from arguments.measure(news)
-    yield from provenance.measure(scene, news)
+    found = [*tools.measure(scene, likely), sequence.measure(scene, likely)]
+    found += arguments.measure(news)
+    found += provenance.measure(scene, news)
+    return found
 
 
 def score(scene: Scene, weights: Weights) -> tuple[float, tuple[Factor, ...]]:
     """The score and its contributions, the largest first; those that add nothing are left out."""
     factors = []
-    can = scene.seen.weight
-    for name, value, evidence in measures(scene):
-        units = min(value, weights.cap[name]) if math.isfinite(value) else weights.cap[name]
-        nats = weights.weight[name] * units * can
+    can, total = scene.seen.weight, 0.0
+    weight, cap = weights.weight, weights.cap
+    for name, value, form, known in measures(scene):
+        most = cap[name]
+        nats = round(weight[name] * (value if value < most else most) * can, 4)  # what is no number is not below
         if nats > 0:
-            factors.append(Factor(name, round(nats, 4), evidence))
-    factors.sort(key=_size)
-    return round(sum(one.value for one in factors), 4), tuple(factors)
+            total += nats
+            factors.append(Factor(name, nats, form, known))
+    factors.sort(key=_nats, reverse=True)
+    return round(total, 4), tuple(factors)
 
 
-def _size(factor: Factor) -> float:
-    return -factor.value
+_nats: Final = itemgetter(1)

@@ -18,4 +18,4 @@ def measure(scene: Scene, likely: float) -> Measure:
     theirs = (peers.pairs.get(pair, 0.0) + K * likely) / (peers.after.get(before, 0.0) + K)
     count, times = own.pairs.get(pair, 0.0), own.after.get(before, 0.0)
     step = (count + K * theirs) / (times + K)
-    return Measure("sequence", -math.log(step), f"{pair[1]} follows {before} in {count:.0f} of {times:.0f} cases")
+    return "sequence", -math.log(step), "{1} follows {0} in {2:.0f} of {3:.0f} cases", (*pair, count, times)

@@ -30,10 +30,11 @@ def measure(scene: Scene, likely: float) -> tuple[Measure, ...]:
     """`tool_new` when the agent never used it (less when its peers did); `tool_rare` in nats."""
     tool, own = scene.seen.tool, scene.own
     mine, theirs = own.tools.get(tool), scene.peers.tools.get(tool)
-    said = f"{tool}: {mine.count if mine else 0:.0f} of {own.calls:.0f} calls"
-    rare = Measure("tool_rare", -math.log(likely), said)
+    times = mine.count if mine else 0.0
+    rare = "tool_rare", -math.log(likely), "{}: {:.0f} of {:.0f} calls", (tool, times, own.calls)
     if mine is not None and mine.trusted:
         return (rare,)
     new = PEERS if theirs is not None and theirs.trusted else 1.0
-    said += f", {theirs.count if theirs else 0:.0f} of {scene.peers.calls:.0f} on this server"
-    return Measure("tool_new", new * (ONCE if mine else 1.0), said), rare
+    said = "{}: {:.0f} of {:.0f} calls, {:.0f} of {:.0f} on this server"
+    known = tool, times, own.calls, theirs.count if theirs else 0.0, scene.peers.calls
+    return ("tool_new", new * (ONCE if mine else 1.0), said, known), rare

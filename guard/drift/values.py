@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
 from guard.model import Json
 
@@ -41,8 +40,7 @@ ENTITY: Final = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(NamedTuple):
     """One argument value at a path: its text (never stored), keyed hash, and that of what it belongs to (0: nothing)."""
 
     path: str
@@ -57,7 +55,12 @@ class Hasher:
     def __init__(self, key: bytes) -> None:
         """Hash under `key` (at most 64 bytes)."""
         self._base = blake2b(key=key, digest_size=8)
-        self.digest = lru_cache(maxsize=8192)(self._digest)
+        self.digests = lru_cache(maxsize=8192)(self._digests)
+        """The hash of a normalised text, and of what it belongs to (0: nothing)."""
+
+    def _digests(self, text: str) -> tuple[int, int]:
+        above = parent(text)
+        return self._digest(text), self._digest(above) if above else 0
 
     def _digest(self, text: str) -> int:
         state = self._base.copy()
@@ -104,10 +107,10 @@ def values(arguments: Mapping[str, Json], hasher: Hasher) -> tuple[Value, ...]:
         text = text.strip()
         if len(text) > SHORT or text.count(" ") >= WORDS:
             path += "#"
-            for entity in entities(text):
-                found.append(_value(path, entity, hasher))
+            found += [Value(path, entity, *hasher.digests(entity)) for entity in entities(text)]
         elif text:
-            found.append(_value(path, text.lower(), hasher))
+            low = text.lower()
+            found.append(Value(path, low, *hasher.digests(low)))
     return tuple(found)
 
 
@@ -117,6 +120,3 @@ def entities(text: str) -> list[str]:
     return list(matches)[:ENTITIES]
 
 
-def _value(path: str, text: str, hasher: Hasher) -> Value:
-    above = parent(text)
-    return Value(path, text, hasher.digest(text), hasher.digest(above) if above else 0)
