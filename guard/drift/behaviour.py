@@ -38,6 +38,9 @@ _WEIGHTS: Final = {
 }
 
 
+_CODES: Final = {str(code): code for code in Code}
+
+
 class Assessment(NamedTuple):
     """What one call scored, before it ran, and what the score was held against (None: not calibrated)."""
 
@@ -192,7 +195,7 @@ def _findings(found: Assessment, budget: float) -> list[Finding]:
             signal=one.name,
             cause=Doubt.INTENT,
             band=Band.CALM,
-            reason=Reason(Code(one.name), by=SIGNAL, evidence=one.evidence),
+            reason=Reason(_CODES[one.name], by=SIGNAL, evidence=one.evidence),
             nats=one.value,
         )
         for one in found.factors

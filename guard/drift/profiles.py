@@ -51,7 +51,10 @@ class Profiles:
         Raises:
             ValueError: the snapshot cannot be read.
         """
-        profile = Profile() if snapshot is None else load(snapshot)
+        self.put(key, Profile() if snapshot is None else load(snapshot))
+
+    def put(self, key: str, profile: Profile) -> None:
+        """Take a profile as it is stored, and add what was learnt here meanwhile."""
         if (learnt := self._learnt.get(key)) is not None:
             profile.add(learnt)
         self._profiles[key] = profile

@@ -19,7 +19,9 @@ SHORT: Final = 64
 """Characters of a value that is compared whole; of longer text only the entities count."""
 WORDS: Final = 5
 LEAVES: Final = 64
-"""Values of one call that are looked at; what comes after them makes the call `unread`."""
+"""Values of one call that are looked at."""
+NAME: Final = 64
+"""Characters of an argument's name that count."""
 READ: Final = 4096
 """Characters of one long text that are searched for entities."""
 ENTITIES: Final = 16
@@ -84,14 +86,15 @@ def parent(text: str) -> str:
 
 def leaves(arguments: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
     """(path, text) of every leaf in order; lists share the path of their members. No recursion, no bound."""
-    todo: list[tuple[str, Json]] = [("." + key, value) for key, value in reversed(arguments.items())]
+    todo: list[tuple[str, Json]] = [("." + key[:NAME], value) for key, value in arguments.items()]
+    todo.reverse()
     while todo:
         path, value = todo.pop()
         if isinstance(value, str):
             if value:
                 yield path, value
         elif isinstance(value, Mapping):
-            todo += [(f"{path}.{key}", member) for key, member in reversed(value.items())]
+            todo += [(f"{path[:NAME]}.{key[:NAME]}", member) for key, member in [*value.items()][::-1]]
         elif isinstance(value, list | tuple):
             todo += [(path, member) for member in reversed(value)]
         elif value is not None:

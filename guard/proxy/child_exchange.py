@@ -21,6 +21,7 @@ from guard.proxy.exchange import Arrival, Ending, Outcome
 from guard.proxy.http_answer import HttpAnswer, Inbox
 from guard.proxy.link import Link
 from guard.proxy.listener import Caller
+from guard.proxy.shown import LIMIT
 from guard.proxy.spans import exchanged, taken
 from guard.reasons import Code
 from guard.wire import reply
@@ -298,7 +299,12 @@ class ChildExchange:
         if not self._caller.gone:
             await self._http.finish(body.strip(), status=self._status(said), headers=headers)
         return Outcome(
-            ending=said.answer.ending, result_bytes=size + len(body), status=200, state=wanted_state(said.line)
+            ending=said.answer.ending,
+            result_bytes=size + len(body),
+            status=200,
+            state=wanted_state(said.line),
+            body=said.line,
+            cut=len(said.line) > LIMIT,
         )
 
     def _status(self, said: _Said) -> int:

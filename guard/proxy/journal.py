@@ -140,6 +140,7 @@ class Journal:
                 "code": str(finding.reason.code),
                 "evidence": finding.reason.evidence,
             }
+            | ({"nats": finding.nats} if finding.nats else {})
             for finding in judged.findings
         ]
         return known[1] | {"findings": findings}
