@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow check conformance clients bench docs format clean
+.PHONY: help demo test test-slow check conformance clients bench drift-bench docs format clean
 
 help:                ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ clients: $(READY)    ## six real agent frameworks and SDKs in front of a guarded
 bench: $(READY)      ## latency, throughput and CPU as ratios to nginx and to a direct call, in the same run
 	@sh tools/system-packages.sh wrk nginx-light
 	@$(BIN)/python tools/bench.py
+
+drift-bench: $(READY) ## how well unusual calls are found in recorded agent runs (RECORD=1 writes the table into the docs)
+	@$(BIN)/python tools/drift_bench.py $(if $(RECORD),--record)
 
 docs: $(READY)       ## build the documentation into site/
 	@$(BIN)/python tools/reference.py

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import click
 
+from guard.app import Desk, desk
+from guard.audit.export import Reader
 from guard.cli import options
-from guard.config import Config, load
-from guard.drift.activity import Activity
-from guard.drift.behaviour import Assessment, Behaviour
-from guard.drift.effect import effect
-from guard.drift.observation import Observation
-from guard.drift.profiles import Profiles, peers_of
-from guard.drift.values import Hasher, values
-from guard.model import Band
+from guard.config import load
+from guard.drift.calibrate import thresholds
+from guard.drift.profile import Profile
+from guard.drift.snapshot import load as read
+from guard.errors import ConfigError, NotFoundError
+from guard.lab.recorded import Replay, sessions
+from guard.model import Json
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_TOP = 10
 
 
 @click.group()
@@ -27,88 +28,120 @@ def drift() -> None:
     """What is normal for an agent, and what is not."""
 
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
+@drift.command()
+@click.argument("agent")
+@options.as_json
+@options.config
+def show(agent: str, as_json: bool, file: Path) -> None:
+    """Print what is normal for AGENT, its threshold, and what was unusual lately."""
+    with desk(file) as services:
+        found = [
+            _summary(thumbprint, profile, services.config.drift.budget)
+            for thumbprint, profile in _profiles(services, agent)
+        ]
+        lately = list(_lately(services, agent))
+    if as_json:
+        click.echo(json.dumps({"agent": agent, "keys": found, "lately": lately}))
+        return
+    for one in found:
+        for heading, value in one.items():
+            click.echo(f"{heading:<11}{', '.join(map(str, value)) if isinstance(value, list) else value}")
+    for line in lately:
+        click.echo(f"{'unusual':<11}{line}")
+
+
+@drift.command()
+@options.as_json
+@options.config
+def calibrate(as_json: bool, file: Path) -> None:
+    """Print for every agent which threshold holds, and how many of its normal calls are above it.
+
+    The stated share is [drift] budget. An agent with too few calls has no threshold of its own and is held
+    against all agents of the tool server.
+    """
+    rows: list[dict[str, Json]] = []
+    with desk(file) as services:
+        budget = services.config.drift.budget
+        for agent in services.store.agents.all():
+            for _, profile in _profiles(services, agent.name):
+                limits = thresholds(profile.scores, budget)
+                rows.append(
+                    {
+                        "agent": agent.name,
+                        "stated": f"{budget:.1%}",
+                        "achieved": f"{limits.achieved:.1%}" if limits else "-",
+                        "unusual": f"{limits.unusual:.2f}" if limits else "-",
+                        "alarming": f"{limits.alarming:.2f}" if limits else "-",
+                        "calls": len(profile.scores),
+                    }
+                )
+    options.show(rows, columns=["agent", "stated", "achieved", "unusual", "alarming", "calls"], as_json=as_json)
 
 
 @drift.command()
 @click.option("--history", type=_FILE, required=True, help="JSON lines of executed, unchallenged calls, oldest first.")
-@click.option("--sessions", type=_FILE, required=True, help="JSON lines of calls to score; a session's lines together.")
+@click.option("--sessions", "test", type=_FILE, required=True, help="JSON lines of calls to score, by session.")
 @click.option("--out", type=_FILE, required=True, help="Where the scores go, one JSON object a call.")
 @options.config
-def score(history: Path, sessions: Path, out: Path, file: Path) -> None:
+def score(history: Path, test: Path, out: Path, file: Path) -> None:
     """Score recorded calls, each before its own result is known.
 
-    Learns HISTORY, then scores each session of SESSIONS on its own. A line holds session, server, identity, seq, turn,
-    tool, arguments, result_text, result_size and result_error; a session of the history counts as a day.
+    Learns the history, then scores each session on its own. A line holds session, server, identity, seq, tool,
+    arguments and result_text; a session of the history counts as a day.
     """
-    replay = Replay(load(file))
-    for number, calls in enumerate(_sessions(history)):
-        replay.learn(calls, number)
-    known = set[str]()
-    with out.open("w", encoding="utf-8") as lines:
-        for calls in _sessions(sessions):
-            for line in replay.score(calls):
-                lines.write(json.dumps(line) + "\n")
-            if (identity := calls[0]["identity"]) not in known:
-                known.add(identity)
-                lines.write(json.dumps({"identity": identity, "profile_bytes": replay.size(identity)}) + "\n")
+    replay, known = Replay(load(file).drift.budget), set[str]()
+    try:
+        for calls in sessions(history):
+            replay.learn(calls)
+        with out.open("w", encoding="utf-8") as lines:
+            for calls in sessions(test):
+                for line in replay.score(calls):
+                    lines.write(json.dumps(line) + "\n")
+                if (identity := calls[0]["identity"]) not in known:
+                    known.add(identity)
+                    lines.write(json.dumps({"identity": identity, "profile_bytes": replay.size(identity)}) + "\n")
+    except (OSError, ValueError, KeyError) as error:
+        message = f"not a recording of calls: {error}"
+        raise ConfigError(message) from error
 
 
-class Replay:
-    """Learns and scores recorded sessions, with a session for a day."""
+def _profiles(services: Desk, agent: str) -> Iterator[tuple[str, Profile]]:
+    """The profile of each key of an agent that was used.
 
-    def __init__(self, config: Config) -> None:
-        """Score under the budget of this configuration."""
-        self._profiles, self._hasher = Profiles(), Hasher(b"")
-        self._behaviour = Behaviour(self._profiles, b"", budget=config.drift.budget)
-        self._days: dict[str, int] = {}
-
-    def learn(self, calls: list[dict[str, Any]], number: int) -> None:
-        """Learn one executed session; calls that score alarming teach nothing."""
-        del number
-        identity, server = calls[0]["identity"], calls[0]["server"]
-        day = self._days[identity] = self._days.get(identity, -1) + 1
-        activity = Activity()
-        for call, found, _ in self._judged(calls, activity):
-            del call
-            self._behaviour.teach(identity, server, found, now=0.0, day=day)
-
-    def score(self, calls: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """One line for each call of a session."""
-        for call, found, took in self._judged(calls, Activity()):
-            yield {
-                "session": call["session"],
-                "seq": call["seq"],
-                "score": found.score,
-                "decision": "allow" if found.band is Band.CALM else "challenge",
-                "us": round(took * 1e6, 2),
-                "factors": [
-                    {"name": one.name, "value": one.value, "evidence": one.evidence} for one in found.factors
-                ],
-            }
-
-    def size(self, identity: str) -> int:
-        """Bytes of an identity's snapshot."""
-        return len(self._profiles.dump(identity))
-
-    def _judged(
-        self, calls: list[dict[str, Any]], activity: Activity
-    ) -> Iterator[tuple[dict[str, Any], Assessment, float]]:
-        for call in calls:
-            identity, server, tool = call["identity"], call["server"], call["tool"]
-            for key in (identity, peers_of(server)):
-                if key not in self._profiles:
-                    self._profiles.load(key, None)
-            start = time.perf_counter()
-            seen = Observation(f"{server}/{tool}", values(call["arguments"] or {}, self._hasher), effect(tool))
-            found = self._behaviour.judge(identity, server, seen, activity)
-            took = time.perf_counter() - start
-            yield call, found, took
-            activity.called(seen)
-            activity.showed(call["result_text"] or "")
+    Raises:
+        NotFoundError: there is no such agent.
+    """
+    credentials = services.store.agents.credentials(agent)
+    if not credentials:
+        message = f"there is no agent {agent} with a key"
+        raise NotFoundError(message)
+    for one in credentials:
+        if (snapshot := services.store.baselines.get(one.thumbprint)) is not None:
+            yield one.thumbprint, read(snapshot)
 
 
-def _sessions(file: Path) -> Iterator[list[dict[str, Any]]]:
-    with file.open(encoding="utf-8") as lines:
-        for _, calls in groupby(map(json.loads, lines), key=lambda call: call["session"]):
-            yield list(calls)
+def _summary(thumbprint: str, profile: Profile, budget: float) -> dict[str, Json]:
+    limits = thresholds(profile.scores, budget)
+    tools = sorted(profile.tools.items(), key=lambda item: -item[1].count)[:_TOP]
+    waiting = sum(not seen.trusted for seen in profile.everywhere.values())
+    return {
+        "key": thumbprint,
+        "calls": round(profile.calls, 1),
+        "tools": [f"{name} {seen.count:.0f}" for name, seen in tools],
+        "networks": list(profile.networks),
+        "values": f"{len(profile.everywhere) - waiting} known, {waiting} in quarantine",
+        "budget": f"{budget:.1%} stated, {limits.achieved:.1%} achieved" if limits else f"{budget:.1%} stated",
+        "threshold": f"{limits.unusual:.2f} unusual, {limits.alarming:.2f} alarming" if limits else "none yet",
+        "scores": [round(one, 2) for one in profile.scores[-_TOP:]],
+    }
+
+
+def _lately(services: Desk, agent: str) -> Iterator[str]:
+    """The last calls of an agent that were unusual, with their factors."""
+    found = []
+    for entry in Reader(services.config.state).read():
+        findings = entry.fields.get("findings")
+        if entry.event == "decision.made" and entry.text("principal") == agent and isinstance(findings, list):
+            names = [f"{one['code']} {one.get('nats', 0):g}" for one in findings if isinstance(one, dict)]
+            found.append(f"{entry.time[:19]} {entry.text('tool')}: {', '.join(names)}")
+    yield from found[-_TOP:]

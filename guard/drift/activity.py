@@ -19,6 +19,9 @@ KEPT: Final = 20_000
 """Hashes an activity keeps of each kind; past that everything counts as seen."""
 
 
+SHORTEST: Final = 4
+"""Characters of a value that counts as seen in a result nobody could read to the end."""
+
 _WORD: Final = re.compile(r"[\w@.+/:#-]{3,200}")
 _FIELD: Final = re.compile(r"""[:\[,{(]\s*['"]?([^'",\n\[\]{}:()]{2,80}?)['"]?\s*(?=[,\]})\n]|$)""")
 _EDGES: Final = ".,:;-#/"
@@ -72,4 +75,4 @@ class Activity:
         parts = _WORD.findall(text)
         if parts and all(hash(one.strip(_EDGES)) in self.words for one in parts):
             return "prose"
-        return "prose" if self.full and len(text) >= 4 else ""
+        return "prose" if self.full and len(text) >= SHORTEST else ""

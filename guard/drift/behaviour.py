@@ -55,9 +55,7 @@ class Assessment(NamedTuple):
 class Behaviour:
     """Scores calls against profiles, and teaches the profiles what executed calls may teach."""
 
-    def __init__(
-        self, profiles: Profiles, key: bytes, *, budget: float = 0.02, weights: Weights | None = None
-    ) -> None:
+    def __init__(self, profiles: Profiles, key: bytes, *, budget: float = 0.02, weights: Weights | None = None) -> None:
         """Judge by `profiles`; `key` keys the digests of values; `budget` is the share of normal calls challenged."""
         self._profiles, self._hasher, self._budget = profiles, Hasher(key), budget
         self._weights = weights or shipped()

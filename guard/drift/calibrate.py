@@ -39,6 +39,5 @@ def thresholds(scores: Sequence[float], budget: float) -> Thresholds | None:
         return None
     alarming = quantile(ordered, budget / ALARMING)
     above = sum(one > unusual for one in ordered)
-    return Thresholds(
-        unusual, max(unusual, alarming if alarming is not None else unusual * BEYOND), len(ordered), above / len(ordered)
-    )
+    most = unusual * BEYOND if alarming is None else max(unusual, alarming)
+    return Thresholds(unusual, most, len(ordered), above / len(ordered))

@@ -16,17 +16,106 @@ HURTS: Final = 1.0
 
 _WORD: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _READ: Final = frozenset(
-    "get list read search view fetch describe find show query count check calculate compute lookup look retrieve "
-    "inspect summarize summarise status total verify validate".split()
+    [
+        "get",
+        "list",
+        "read",
+        "search",
+        "view",
+        "fetch",
+        "describe",
+        "find",
+        "show",
+        "query",
+        "count",
+        "check",
+        "calculate",
+        "compute",
+        "lookup",
+        "look",
+        "retrieve",
+        "inspect",
+        "summarize",
+        "summarise",
+        "status",
+        "total",
+        "verify",
+        "validate",
+    ]
 )
 _HURT: Final = frozenset(
-    "delete remove drop destroy purge erase wipe transfer send pay payment purchase buy order checkout refund money "
-    "password credential secret key token ssh login grant revoke rotate invite share permission permissions role "
-    "collaborator collaborators participants member members user owner ownership push post publish issue comment "
-    "submit execute run exec shell command deploy merge star upload download input click browse open visit reserve "
-    "book schedule reply forward email message".split()
+    [
+        "delete",
+        "remove",
+        "drop",
+        "destroy",
+        "purge",
+        "erase",
+        "wipe",
+        "transfer",
+        "send",
+        "pay",
+        "payment",
+        "purchase",
+        "buy",
+        "order",
+        "checkout",
+        "refund",
+        "money",
+        "password",
+        "credential",
+        "secret",
+        "key",
+        "token",
+        "ssh",
+        "login",
+        "grant",
+        "revoke",
+        "rotate",
+        "invite",
+        "share",
+        "permission",
+        "permissions",
+        "role",
+        "collaborator",
+        "collaborators",
+        "participants",
+        "member",
+        "members",
+        "user",
+        "owner",
+        "ownership",
+        "push",
+        "post",
+        "publish",
+        "issue",
+        "comment",
+        "submit",
+        "execute",
+        "run",
+        "exec",
+        "shell",
+        "command",
+        "deploy",
+        "merge",
+        "star",
+        "upload",
+        "download",
+        "input",
+        "click",
+        "browse",
+        "open",
+        "visit",
+        "reserve",
+        "book",
+        "schedule",
+        "reply",
+        "forward",
+        "email",
+        "message",
+    ]
 )
-_MOVES: Final = frozenset("browse open visit click download webpage web url link".split())
+_MOVES: Final = frozenset(["browse", "open", "visit", "click", "download", "webpage", "web", "url", "link"])
 
 
 @lru_cache(maxsize=4096)

@@ -7,18 +7,12 @@ enough after, or until a person wanted it. Bounded: the oldest and rarest go fir
 
 from __future__ import annotations
 
-import base64
-import json
 import math
-import struct
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from guard.drift.values import Value
-from guard.model import Json
 
-VERSION: Final = 2
 NETWORKS: Final = 16
 """Networks kept for one credential: the first, and the most recently taught ones."""
 BELIEVED: Final = 10
@@ -35,15 +29,15 @@ SCORES: Final = 400
 """Scores of the last calls that are kept to calibrate by."""
 DAILY: Final = 500.0
 """Calls that may teach counts on one day; what comes after them teaches nothing, so nobody floods a profile."""
-HALF_LIFE: Final = 30 * 86400.0
+DAY: Final = 86400.0
+HALF_LIFE: Final = 30 * DAY
+LEAST: Final = 0.01
+"""What is left of a pair of tools when it is forgotten."""
 FREE: Final = 0.9
 """A slot whose values are new this often, over `FREE_AFTER` of them, is free text: its values are not kept."""
 FREE_AFTER: Final = 24
 
-_ROW: Final = struct.Struct(">QeHH")
-_TRUSTED: Final = 0x8000
-_DAY: Final = 0x3FFF
-_NO_FLAG: Final = 0x7FFF
+_DAYS: Final = 0x3FFF
 START: Final = "^"
 """What stands before the first call of an activity."""
 
@@ -102,8 +96,11 @@ class Slot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesson:
-    """What one executed call teaches: `before` is the tool called before it in its activity, `now` in seconds,
-    `day` the number of the day, `vouched` whether a person wanted exactly this, `score` what it scored before."""
+    """What one executed call teaches.
+
+    `before` is the tool called before it in its activity, `now` is in seconds, `day` the number of the day, `vouched`
+    whether a person wanted exactly this, `score` what it scored before it ran.
+    """
 
     tool: str
     before: str
@@ -159,7 +156,7 @@ class Profile:
         A time that is not finite or lies before the last one decays nothing.
         """
         self.decay(lesson.now)
-        day = lesson.day & _DAY
+        day = lesson.day & _DAYS
         if self.born == NEVER:
             self.born = day
         if day != self.day:
@@ -204,7 +201,7 @@ class Profile:
 
     def decay(self, now: float) -> None:
         """Let counts fade to their value at `now`; days and networks stay. Once a day is often enough."""
-        if not math.isfinite(now) or now - self.at < 86400:
+        if not math.isfinite(now) or now - self.at < DAY:
             return
         factor = 0.5 ** ((now - self.at) / HALF_LIFE) if self.at else 1.0
         self.at = now
@@ -214,7 +211,7 @@ class Profile:
         for seen in (*self.tools.values(), *self.everywhere.values()):
             seen.count *= factor
         self.after = {key: count * factor for key, count in self.after.items()}
-        self.pairs = {key: kept for key, count in self.pairs.items() if (kept := count * factor) > 0.01}
+        self.pairs = {key: kept for key, count in self.pairs.items() if (kept := count * factor) > LEAST}
         for slot in self.slots.values():
             slot.total, slot.fresh = slot.total * factor, slot.fresh * factor
             for seen in slot.values.values():
@@ -250,7 +247,7 @@ class Profile:
         self.networks = networks
         return True
 
-    # -------------------------------------------------------------- joining and snapshots
+    # -------------------------------------------------------------- joining
 
     def add(self, other: Profile) -> None:
         """Add what another process learnt: counts add up, days and networks join."""
@@ -279,105 +276,9 @@ class Profile:
                 mine.values.setdefault(digest, Seen()).join(seen, self.born)
         self._bound()
 
-    def dump(self) -> str:
-        """The snapshot: JSON, versioned; values packed, 14 bytes each."""
-        tools = list(self.tools)
-        index = {name: at for at, name in enumerate(tools)}
-        slots: list[Json] = []
-        kept: set[int] = set()
-        for key, slot in self.slots.items():
-            kept.update(slot.values)
-            slots.append([key, round(slot.total, 2), round(slot.fresh, 2), _pack(slot.values)])
-        rest = {digest: seen for digest, seen in self.everywhere.items() if digest not in kept}
-        data: dict[str, Json] = {
-            "v": VERSION,
-            "networks": list(self.networks),
-            "at": self.at,
-            "day": [self.day, self.mass],
-            "born": self.born,
-            "calls": round(self.calls, 2),
-            "scores": [round(one, 2) for one in self.scores],
-            "tools": [[name, round(s.count, 2), s.first, s.last | s.trusted * _TRUSTED] for name, s in self.tools.items()],
-            "pairs": [
-                [index.get(a, -1), index[b], round(count, 2)] for (a, b), count in self.pairs.items() if b in index
-            ],
-            "slots": slots,
-            "values": _pack(rest),
-        }
-        return json.dumps(data, separators=(",", ":"))
-
-
-def load(snapshot: str) -> Profile:
-    """The profile behind a snapshot of this version or of the one before, which knew networks only.
-
-    Raises:
-        ValueError: it is neither. An unreadable baseline is no empty one.
-    """
-    data = json.loads(snapshot)
-    version = data.get("v") if isinstance(data, dict) else None
-    profile = Profile()
-    try:
-        if version not in {1, VERSION}:
-            raise TypeError
-        for network in data["networks"]:
-            if not isinstance(network, str) or not network:
-                raise TypeError
-            profile.with_network(network)
-        if version == VERSION:
-            _fill(profile, data)
-    except (KeyError, TypeError, IndexError, AttributeError, struct.error) as error:
-        message = f"not a drift profile of version {VERSION}"
-        raise ValueError(message) from error
-    return profile
-
-
-def _fill(profile: Profile, data: Mapping[str, Any]) -> None:
-    names = []
-    profile.at, profile.calls, profile.born = _number(data["at"]), _number(data["calls"]), int(data["born"])
-    profile.day, profile.mass = int(data["day"][0]), _number(data["day"][1])
-    profile.scores = [_number(one) for one in data["scores"]][-SCORES:]
-    for name, count, first, last in data["tools"]:
-        names.append(name)
-        profile.tools[name] = Seen(_number(count), first, last & _NO_FLAG, trusted=bool(last & _TRUSTED))
-    for before, tool, count in data["pairs"]:
-        key = names[before] if before >= 0 else START, names[tool]
-        profile.pairs[key] = _number(count)
-        profile.after[key[0]] = profile.after.get(key[0], 0.0) + profile.pairs[key]
-    for key, total, fresh, packed in data["slots"]:
-        slot = profile.slots[key] = Slot(_number(total), _number(fresh))
-        slot.values = dict(_unpack(packed))
-        for digest, seen in slot.values.items():
-            profile.everywhere.setdefault(digest, Seen()).join(seen, profile.born)
-    for digest, seen in _unpack(data["values"]):
-        profile.everywhere.setdefault(digest, Seen()).join(seen, profile.born)
-
-
-def _number(value: float) -> float:
-    """A count as stored.
-
-    Raises:
-        ValueError: it is not finite.
-    """
-    if not math.isfinite(value):
-        message = "a drift profile holds a number that is not finite"
-        raise ValueError(message)
-    return float(value)
-
-
-def _unpack(text: str) -> Iterator[tuple[int, Seen]]:
-    for digest, count, first, last in _ROW.iter_unpack(base64.b85decode(text)):
-        yield digest, Seen(count, first, last & _NO_FLAG, trusted=bool(last & _TRUSTED))
-
 
 def _forget(seen: dict[str, Seen] | dict[int, Seen], keep: int) -> None:
     """Keep the `keep` that were seen on most days, then most often."""
     ranked = sorted(seen.items(), key=lambda item: (item[1].trusted, item[1].count))
     for key, _ in ranked[: len(seen) - keep]:
         del seen[key]  # type: ignore[arg-type]  # the key came from this mapping
-
-
-def _pack(values: Mapping[int, Seen]) -> str:
-    rows = b"".join(
-        _ROW.pack(digest, min(seen.count, 65000.0), seen.first, seen.last | seen.trusted * _TRUSTED) for digest, seen in values.items()
-    )
-    return base64.b85encode(rows).decode()

@@ -10,7 +10,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from guard.drift.profile import Profile, load
+from guard.drift.profile import Profile
+from guard.drift.snapshot import dump, load
 
 PROFILES: Final = 4096
 """Profiles held in memory; the least recently used clean one makes room."""
@@ -70,11 +71,12 @@ class Profiles:
         Raises:
             KeyError: it was not loaded.
         """
-        return self._profiles[key].dump()
+        return dump(self._profiles[key])
 
     def learn(self, key: str, fold: Callable[[Profile, Profile], bool]) -> bool:
-        """Fold something into what is to be stored, then into the loaded profile: `fold(into, known)` is called with
-        both, where `known` is the whole profile as it was. True when it says so.
+        """Fold something into what is to be stored, then into the loaded profile; True when that says so.
+
+        `fold(into, known)` is called with both, where `known` is the whole profile.
 
         Raises:
             KeyError: it was not loaded.

@@ -18,6 +18,7 @@ from guard.drift.scene import Scene
 
 FORMAT: Final = 1
 
+
 class Factor(NamedTuple):
     """One contribution to a score, in nats; its evidence is put into words when somebody reads it."""
 
@@ -67,7 +68,7 @@ def score(scene: Scene, weights: Weights) -> tuple[float, tuple[Factor, ...]]:
     weight, cap = weights.weight, weights.cap
     for name, value, form, known in measures(scene):
         most = cap[name]
-        nats = round(weight[name] * (value if value < most else most) * can, 4)  # what is no number is not below
+        nats = round(weight[name] * (value if value < most else most) * can, 4)  # noqa: FURB136 - what is no number is not below
         if nats > 0:
             total += nats
             factors.append(Factor(name, nats, form, known))

@@ -1,6 +1,6 @@
-"""What of a call's arguments is compared with the past: short values whole, long text only by what it names.
+"""What of a call's arguments is compared with the past: short values whole, long text by what it names.
 
-A value is normalised, and kept only as a keyed 8-byte hash, so a stolen profile reveals nothing. Beside the value stands
+A value is normalised, and kept only as a keyed 8-byte hash, so a stolen profile reveals nothing. Beside it stands
 what it belongs to (the domain of an address, the host of a URL, the folder of a path): a new page of a known
 host is less news than a new host.
 """
@@ -27,10 +27,30 @@ READ: Final = 4096
 ENTITIES: Final = 16
 EVERYBODY: Final = frozenset(
     f"@{name}"
-    for name in (
-        "gmail.com googlemail.com outlook.com hotmail.com live.com msn.com yahoo.com icloud.com me.com aol.com gmx.com "
-        "gmx.de gmx.net web.de proton.me protonmail.com mail.com mail.ru yandex.ru qq.com 163.com example.com"
-    ).split()
+    for name in [
+        "gmail.com",
+        "googlemail.com",
+        "outlook.com",
+        "hotmail.com",
+        "live.com",
+        "msn.com",
+        "yahoo.com",
+        "icloud.com",
+        "me.com",
+        "aol.com",
+        "gmx.com",
+        "gmx.de",
+        "gmx.net",
+        "web.de",
+        "proton.me",
+        "protonmail.com",
+        "mail.com",
+        "mail.ru",
+        "yandex.ru",
+        "qq.com",
+        "163.com",
+        "example.com",
+    ]
 )
 """Domains of mailboxes anybody can have: another address there is related to nothing."""
 
@@ -43,7 +63,7 @@ ENTITY: Final = re.compile(
 
 
 class Value(NamedTuple):
-    """One argument value at a path: its text (never stored), keyed hash, and that of what it belongs to (0: nothing)."""
+    """One argument value at a path: its text (never stored), its hash, and that of what it belongs to (0: nothing)."""
 
     path: str
     text: str
@@ -107,13 +127,11 @@ def values(arguments: Mapping[str, Json], hasher: Hasher) -> tuple[Value, ...]:
     for path, text in leaves(arguments):
         if len(found) >= LEAVES:
             break
-        text = text.strip()
-        if len(text) > SHORT or text.count(" ") >= WORDS:
-            path += "#"
-            found += [Value(path, entity, *hasher.digests(entity)) for entity in entities(text)]
-        elif text:
-            low = text.lower()
-            found.append(Value(path, low, *hasher.digests(low)))
+        plain = text[: SHORT * 2].strip().lower()
+        if len(text) > SHORT or plain.count(" ") >= WORDS:
+            found += [Value(path + "#", entity, *hasher.digests(entity)) for entity in entities(text)]
+        elif plain:
+            found.append(Value(path, plain, *hasher.digests(plain)))
     return tuple(found)
 
 
@@ -121,5 +139,3 @@ def entities(text: str) -> list[str]:
     """Addresses, URLs, accounts and paths in the first `READ` characters of a text, in lower case, each once."""
     matches = dict.fromkeys(one.lower().rstrip(".") for one in ENTITY.findall(text[:READ]))
     return list(matches)[:ENTITIES]
-
-

@@ -10,8 +10,9 @@ from typing import Final
 import anyio
 import structlog
 
-from guard.drift.profile import Profile, load
+from guard.drift.profile import Profile
 from guard.drift.profiles import Profiles, peers_of
+from guard.drift.snapshot import dump, load
 from guard.errors import StoreUnavailableError
 from guard.model import Principal
 from guard.ports import Baselines
@@ -84,5 +85,5 @@ class Memory:
         stored = self._baselines.get(key)
         whole = Profile() if stored is None else load(stored)
         whole.add(learnt)
-        self._baselines.put(key, whole.dump())
+        self._baselines.put(key, dump(whole))
         return whole

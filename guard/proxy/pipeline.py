@@ -198,9 +198,7 @@ class Pipeline:
             definition_changed=tool and self._catalogue.changed(call.server, call.name),
             hint_destructive=tool and self._catalogue.destructive(call.server, call.name),
         )
-        return Judged(
-            call=call, classification=classification, findings=self._assessor.assess(call, classification)
-        )
+        return Judged(call=call, classification=classification, findings=self._assessor.assess(call, classification))
 
     def _decide(self, judged: Judged, grants: Sequence[Grant]) -> Decision:
         tags, call = judged.classification, judged.call

@@ -262,12 +262,11 @@ class HttpExchange:
         ended = _look(relay)
         if session and ended is Ending.OK:
             self._healer.note(arrival.server, session, arrival.principal.subject, arrival.message, self._headers)
-        body = b"".join(relay.kept or ())
         return Outcome(
             ending=ended,
             result_bytes=relay.size,
             status=relay.status,
-            state=wanted_state(body),
+            state=wanted_state(body := b"".join(relay.kept or ())),
             body=body,
             cut=relay.kept is None,
         )

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from guard.drift.assess import Assessor
 from guard.drift.network import NetworkSignal, network_of
-from guard.drift.profile import NETWORKS, Profile, load
+from guard.drift.profile import NETWORKS, Profile
 from guard.drift.profiles import Profiles
+from guard.drift.snapshot import dump, load
 from guard.model import Band, Call, Classification, Doubt, Finding, ProofClass, Sensitivity
 from guard.reasons import Code
 from tests import nouns
@@ -108,7 +109,7 @@ def test_a_broken_signal_is_no_calm_signal() -> None:
 @given(st.lists(st.from_regex(r"[0-9]{1,3}\.0\.2\.0/24", fullmatch=True), max_size=40))
 def test_a_profile_survives_its_snapshot_stays_bounded_and_keeps_its_baseline(networks: list[str]) -> None:
     profile = networks_only(*networks)
-    assert load(profile.dump()).networks == profile.networks
+    assert load(dump(profile)).networks == profile.networks
     assert len(profile.networks) <= NETWORKS
     assert profile.networks[:1] == tuple(networks[:1])
 
@@ -133,7 +134,7 @@ def test_what_was_learnt_is_dirty_until_it_is_taken_and_again_when_it_is_given_b
 def test_what_another_process_stored_is_joined_with_what_was_learnt_here() -> None:
     assessor, profiles = fresh()
     assessor.learn(HOME, NOTHING)
-    profiles.load(KEY, networks_only("198.51.100.0/24").dump())
+    profiles.load(KEY, dump(networks_only("198.51.100.0/24")))
     assert profiles[KEY].networks == ("198.51.100.0/24", "192.0.2.0/24")
 
 
