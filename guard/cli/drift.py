@@ -89,7 +89,7 @@ def score(history: Path, test: Path, out: Path, file: Path) -> None:
     Learns the history, then scores each session on its own. A line holds session, server, identity, seq, tool,
     arguments and result_text; a session of the history counts as a day.
     """
-    replay, known = Replay(load(file).drift.budget), set[str]()
+    replay, known = Replay(load(file)), set[str]()
     try:
         for calls in sessions(history):
             replay.learn(calls)

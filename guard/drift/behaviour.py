@@ -7,6 +7,7 @@ calm finding each its share of the score, so what a reviewer reads adds up to wh
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from guard.drift.activity import Activity
@@ -18,7 +19,7 @@ from guard.drift.profiles import Profiles, peers_of
 from guard.drift.scene import Scene
 from guard.drift.score import Factor, Weights, score, shipped
 from guard.drift.values import Hasher, values
-from guard.model import Band, Call, Classification, Doubt, Finding, ProofClass, Sensitivity
+from guard.model import Band, Call, Classification, Doubt, Finding, Json, ProofClass, Sensitivity
 from guard.reasons import Code, Reason
 
 SIGNAL: Final = "behaviour"
@@ -35,6 +36,17 @@ _WEIGHTS: Final = {
     Sensitivity.INTERNAL: READS,
     Sensitivity.SENSITIVE: CHANGES,
     Sensitivity.CRITICAL: HURTS,
+}
+_EFFECTS: Final = {
+    "read": READS,
+    "egress": HURTS,
+    "notify": HURTS,
+    "destroy": HURTS,
+    "execute": HURTS,
+    "move_money": HURTS,
+    "export_secret": HURTS,
+    "grant_privilege": HURTS,
+    "change_policy": HURTS,
 }
 
 
@@ -84,20 +96,27 @@ class Behaviour:
         """
         if call.kind != "tool":
             return ()
-        seen = self.observe(call.server, call.name, call, tags)
+        seen = self.observe(call.server, call.name, call.arguments, tags)
         key = call.principal.credential
         found = self.judge(key, call.server, seen, self._activity(key, call.received))
         self._pending[call.id] = found
         if len(self._pending) > PENDING:
             self._pending.popitem(last=False)
+        return self.findings(found)
+
+    def findings(self, found: Assessment) -> tuple[Finding, ...]:
+        """The call as a whole and each factor; nothing for a calm call."""
         return () if found.band is Band.CALM else tuple(_findings(found, self._budget))
 
-    def observe(self, server: str, tool: str, call: Call, tags: Classification | None) -> Observation:
+    def observe(
+        self, server: str, tool: str, arguments: Mapping[str, Json], tags: Classification | None
+    ) -> Observation:
         """The call as signals see it; an owner's tags say what it can do, else its name does."""
         weight = effect(tool)
         if tags is not None and tags.tagged:
-            weight = max(_WEIGHTS[tags.sensitivity], CHANGES if tags.effects else READS)
-        return Observation(f"{server}/{tool}", values(call.arguments, self._hasher), weight)
+            weight = max((_EFFECTS.get(one, CHANGES) for one in tags.effects), default=READS)
+            weight = max(weight, _WEIGHTS[tags.sensitivity])
+        return Observation(f"{server}/{tool}", values(arguments, self._hasher), weight)
 
     # -------------------------------------------------------------- after the call
 

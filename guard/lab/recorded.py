@@ -11,65 +11,107 @@ import time
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from guard.config import Config
 from guard.drift.activity import Activity
 from guard.drift.behaviour import Assessment, Behaviour
-from guard.drift.effect import effect
-from guard.drift.observation import Observation
 from guard.drift.profiles import Profiles, peers_of
-from guard.drift.values import Hasher, values
-from guard.model import Band, Json
+from guard.model import Band, Call, Classification, Json, Principal, Source
+from guard.policy.classify import PolicySet, classify
+from guard.policy.directory import PolicyDirectory
+from guard.requirement import required
 
 
 class Replay:
-    """Learns and scores recorded sessions."""
+    """Learns and scores recorded sessions under the policies of a configuration; servers without one have no tags."""
 
-    def __init__(self, budget: float) -> None:
-        """Start with no history; `budget` is the share of normal calls that may be challenged."""
-        self._profiles, self._hasher = Profiles(), Hasher(b"")
-        self._behaviour = Behaviour(self._profiles, b"", budget=budget)
+    def __init__(self, config: Config) -> None:
+        """Start with no history.
+
+        Raises:
+            PolicyError: a policy file has a mistake.
+        """
+        self._profiles = Profiles()
+        self._behaviour = Behaviour(self._profiles, b"", budget=config.drift.budget)
+        self._policies = PolicyDirectory(config.policies).load() if config.policies.is_dir() else PolicySet()
+        self._irreversible = config.irreversible
         self._days: dict[str, int] = {}
 
     def learn(self, calls: list[dict[str, Any]]) -> None:
         """Learn one session that was executed and unchallenged."""
         identity, server = calls[0]["identity"], calls[0]["server"]
         day = self._days[identity] = self._days.get(identity, -1) + 1
-        activity = Activity()
-        for _, found, _ in self._judged(calls, activity):
-            self._behaviour.teach(identity, server, found, now=0.0, day=day)
+        for one in self._judged(calls):
+            self._behaviour.teach(identity, server, one.found, now=0.0, day=day)
 
     def score(self, calls: list[dict[str, Any]]) -> Iterator[dict[str, Json]]:
-        """One line for each call of a session."""
-        for call, found, took in self._judged(calls, Activity()):
-            yield {
-                "session": call["session"],
-                "seq": call["seq"],
-                "score": found.score,
-                "decision": "allow" if found.band is Band.CALM else "challenge",
-                "us": round(took * 1e6, 2),
-                "factors": [{"name": one.name, "value": one.value, "evidence": one.evidence} for one in found.factors],
+        """One line for each call of a session; `requirement` where the server's owner tagged its tools."""
+        for one in self._judged(calls):
+            line: dict[str, Json] = {
+                "session": one.line["session"],
+                "seq": one.line["seq"],
+                "score": one.found.score,
+                "decision": "allow" if one.found.band is Band.CALM else "challenge",
+                "us": round(one.took * 1e6, 2),
+                "factors": [{"name": f.name, "value": f.value, "evidence": f.evidence} for f in one.found.factors],
             }
+            if one.tags is not None:
+                findings = self._behaviour.findings(one.found)
+                line["requirement"] = required(one.tags, findings, irreversible=self._irreversible)[0].label
+            yield line
 
     def size(self, identity: str) -> int:
         """Bytes of an identity's snapshot."""
         return len(self._profiles.dump(identity))
 
-    def _judged(
-        self, calls: list[dict[str, Any]], activity: Activity
-    ) -> Iterator[tuple[dict[str, Any], Assessment, float]]:
-        for call in calls:
-            identity, server, tool = call["identity"], call["server"], call["tool"]
+    def _judged(self, calls: list[dict[str, Any]]) -> Iterator[_Judged]:
+        """Judge the calls of a session one after the other; each result is seen only after its call was judged."""
+        activity = Activity()
+        for line in calls:
+            identity, server, tool, arguments = (
+                line["identity"],
+                line["server"],
+                line["tool"],
+                line["arguments"] or {},
+            )
             for key in (identity, peers_of(server)):
                 if key not in self._profiles:
                     self._profiles.load(key, None)
+            tags = self._tags(line) if server in self._policies.policies else None
             start = time.perf_counter()
-            seen = Observation(f"{server}/{tool}", values(call["arguments"] or {}, self._hasher), effect(tool))
+            seen = self._behaviour.observe(server, tool, arguments, tags)
             found = self._behaviour.judge(identity, server, seen, activity)
             took = time.perf_counter() - start
-            yield call, found, took
+            yield _Judged(line, tags, found, took)
             activity.called(seen)
-            activity.showed(call["result_text"] or "")
+            activity.showed(line["result_text"] or "")
+
+    def _tags(self, line: dict[str, Any]) -> Classification:
+        call = Call(
+            id="",
+            principal=Principal(subject=line["identity"], credential=line["identity"]),
+            source=Source(transport="http"),
+            server=line["server"],
+            method="tools/call",
+            kind="tool",
+            name=line["tool"],
+            arguments=line["arguments"] or {},
+            canonical="",
+            definition="",
+            digest="",
+            received=0.0,
+        )
+        return classify(self._policies, call, now=0.0)
+
+
+class _Judged(NamedTuple):
+    """A line of a recording, its tags (None: nobody tagged the server), its assessment, and the seconds it took."""
+
+    line: dict[str, Any]
+    tags: Classification | None
+    found: Assessment
+    took: float
 
 
 def sessions(file: Path) -> Iterator[list[dict[str, Any]]]:

@@ -201,7 +201,7 @@ def test_a_measure_that_is_no_number_counts_as_much_as_its_cap() -> None:
     desk = Desk().works(5)
     weights = shipped()
     broken = Weights("broken", weights.weight, dict.fromkeys(weights.cap, 1.0))
-    seen = desk.behaviour.observe("payments", "send_report", desk.call("send_report", to="x@y.example"), TAGS)
+    seen = desk.behaviour.observe("payments", "send_report", {"to": "x@y.example"}, TAGS)
     profile = desk.profiles[KEY]
     profile.calls = math.nan
     from guard.drift.scene import Scene  # noqa: PLC0415 - only here
