@@ -40,6 +40,10 @@ class Code(StrEnum):
 
     # What behavioural signals say.
     NEW_NETWORK = "new_network", "the key is used from a network it was never used from before"
+    NEW_HOUR = "new_hour", "the key is used at an hour of the week it is never used at"
+    NEW_CLIENT = "new_client", "the key is used with software it was never used with before"
+    MANY_CALLS = "many_calls", "the agent made far more calls today than it used to in a day"
+    MUCH_DATA = "much_data", "the agent took in far more data today than it used to in a day"
     UNUSUAL_CALL = "unusual_call", "taken as a whole, the call is not like what this agent does"
     TOOL_NEW = "tool_new", "the agent never used this tool"
     TOOL_RARE = "tool_rare", "the agent rarely uses this tool"

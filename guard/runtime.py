@@ -21,8 +21,11 @@ from guard.audit.recovery import recover
 from guard.config import Config
 from guard.drift.assess import Assessor
 from guard.drift.behaviour import Behaviour
+from guard.drift.client import ClientSignal
+from guard.drift.hours import HourSignal
 from guard.drift.network import NetworkSignal
 from guard.drift.profiles import Profiles
+from guard.drift.volume import VolumeSignal
 from guard.errors import ConfigError, IdentityError, LedgerUnavailableError, StoreUnavailableError
 from guard.identity.keys import KeyIdentifier
 from guard.model import Json, Principal
@@ -80,7 +83,9 @@ class Engine:
             catalogue=self.catalogue,
             memory=self._memory,
             assessor=Assessor(
-                [NetworkSignal(profiles)], Behaviour(profiles, desk.keyring.digest_key, budget=config.drift.budget)
+                [NetworkSignal(profiles), HourSignal(profiles), ClientSignal(profiles)],
+                Behaviour(profiles, desk.keyring.digest_key, budget=config.drift.budget),
+                VolumeSignal(profiles),
             ),
             ceremony=self.ceremony,
             pausing=Pausing(

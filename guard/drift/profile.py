@@ -8,6 +8,7 @@ enough after, or until a person wanted it. Bounded: the oldest and rarest go fir
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +31,7 @@ SCORES: Final = 400
 DAILY: Final = 500.0
 """Calls that may teach counts on one day; what comes after them teaches nothing, so nobody floods a profile."""
 DAY: Final = 86400.0
+HOURS: Final = 48
 HALF_LIFE: Final = 30 * DAY
 LEAST: Final = 0.01
 """What is left of a pair of tools when it is forgotten."""
@@ -111,6 +113,25 @@ class Lesson:
     score: float | None = None
 
 
+class Today:
+    """Calls and bytes of results since midnight, and how much of each a person allowed."""
+
+    __slots__ = ("allowance", "bytes", "calls", "day")
+
+    def __init__(self, day: int = NEVER, calls: float = 0.0, size: float = 0.0) -> None:
+        """Begin a day."""
+        self.day, self.calls, self.bytes = day, calls, size
+        self.allowance = {"calls": 0.0, "bytes": 0.0}
+
+    def amount(self, kind: str) -> float:
+        """What there was so far."""
+        return self.calls if kind == "calls" else self.bytes
+
+    def allowed(self, kind: str) -> float:
+        """How much a person allowed."""
+        return self.allowance[kind]
+
+
 class Profile:
     """Counts of one credential. `networks` in the order they were learnt; the first is the baseline."""
 
@@ -119,19 +140,31 @@ class Profile:
         "at",
         "born",
         "calls",
+        "clients",
+        "daily",
         "day",
         "everywhere",
+        "hours",
         "mass",
         "networks",
         "pairs",
+        "partial",
+        "past",
         "scores",
         "slots",
+        "today",
         "tools",
     )
 
     def __init__(self) -> None:
         """Know nothing."""
         self.networks: tuple[str, ...] = ()
+        self.clients: tuple[str, ...] = ()
+        self.hours = [0.0] * HOURS
+        self.today = Today()
+        self.partial = False
+        self.past: Today | None = None
+        self.daily: dict[str, list[float]] = {"calls": [0.0, 0.0, 0.0], "bytes": [0.0, 0.0, 0.0]}
         self.at = 0.0
         self.day, self.mass, self.born = 0, 0.0, NEVER
         self.scores: list[float] = []
@@ -145,6 +178,7 @@ class Profile:
     def blank(self) -> Profile:
         """An empty profile that began when this one did, for what is learnt from now on."""
         empty = Profile()
+        empty.partial = True
         empty.born, empty.at, empty.day, empty.mass = self.born, self.at, self.day, self.mass
         return empty
 
@@ -208,6 +242,8 @@ class Profile:
         if factor == 1.0:
             return
         self.calls *= factor
+        self.hours = [count * factor for count in self.hours]
+        self.daily = {kind: [one * factor for one in stats] for kind, stats in self.daily.items()}
         for seen in (*self.tools.values(), *self.everywhere.values()):
             seen.count *= factor
         self.after = {key: count * factor for key, count in self.after.items()}
@@ -235,7 +271,35 @@ class Profile:
                 for digest in [one for one in slot.values if one not in self.everywhere]:
                     del slot.values[digest]
 
-    # -------------------------------------------------------------- networks
+    # -------------------------------------------------------------- days, networks, clients
+
+    def count(self, day: int, size: int, *, most: Callable[[str], float | None], forgive: bool) -> None:
+        """Count a call of this day; the day before it closes, clipped to what was usual so that no day teaches much."""
+        if day > self.today.day or self.today.day == NEVER:
+            if self.partial and self.past is None:
+                self.past = self.today  # the rest of that day is in the store
+            else:
+                self._close_day(most)
+            self.today = Today(day)
+        self.today.calls += 1.0
+        self.today.bytes += size
+        if forgive:
+            self.today.allowance = {"calls": 2 * self.today.calls, "bytes": 2 * self.today.bytes}
+
+    def _close_day(self, most: Callable[[str], float | None]) -> None:
+        for kind, stats in self.daily.items():
+            if (amount := self.today.amount(kind)) > 0:
+                usual = most(kind)
+                told = math.log(amount) if usual is None else min(math.log(amount), usual)
+                self.daily[kind] = [stats[0] + 1.0, stats[1] + told, stats[2] + told * told]
+
+    def with_client(self, name: str) -> bool:
+        """Know this client software too; the first one is never pushed out. True when it was not known."""
+        if name in self.clients:
+            return False
+        clients = (*self.clients, name)
+        self.clients = (clients[0], *clients[2:]) if len(clients) > NETWORKS else clients
+        return True
 
     def with_network(self, network: str) -> bool:
         """Know this network too; the baseline is never pushed out. True when it was not known."""
@@ -257,6 +321,9 @@ class Profile:
         self.at = late
         for network in other.networks:
             self.with_network(network)
+        for client in other.clients:
+            self.with_client(client)
+        self._add_days(other)
         self.calls += other.calls
         self.born = min(self.born, other.born)
         self.scores = [*self.scores, *other.scores][-SCORES:]
@@ -275,6 +342,24 @@ class Profile:
             for digest, seen in slot.values.items():
                 mine.values.setdefault(digest, Seen()).join(seen, self.born)
         self._bound()
+
+    def _add_days(self, other: Profile) -> None:
+        self.hours = [mine + theirs for mine, theirs in zip(self.hours, other.hours, strict=True)]
+        for kind, stats in other.daily.items():
+            self.daily[kind] = [mine + theirs for mine, theirs in zip(self.daily[kind], stats, strict=True)]
+        for today in (other.past, other.today):
+            if today is not None and today.day != NEVER:
+                self._add_today(today)
+
+    def _add_today(self, theirs: Today) -> None:
+        mine = self.today
+        if mine.day == theirs.day:
+            mine.calls, mine.bytes = mine.calls + theirs.calls, mine.bytes + theirs.bytes
+            mine.allowance = {kind: max(mine.allowance[kind], theirs.allowance[kind]) for kind in mine.allowance}
+        elif mine.day == NEVER or theirs.day > mine.day:
+            self._close_day(lambda _: None)
+            self.today = Today(theirs.day, theirs.calls, theirs.bytes)
+            self.today.allowance = dict(theirs.allowance)
 
 
 def _forget(seen: dict[str, Seen] | dict[int, Seen], keep: int) -> None:

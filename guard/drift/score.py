@@ -1,7 +1,7 @@
 """The score of one call: a sum of capped, named contributions in nats, weighed by what the call can do.
 
 Because it is a sum, the explanation is the computation. The weights are few, never negative, and come from the data
-file `weights.json` (fitted by `tools/drift_fit.py` on the open data only, and frozen).
+file `weights.json`, fitted on open recordings only and frozen.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from guard.drift.profile import SCORES, START, Profile, Seen, Slot
+from guard.drift.profile import HOURS, SCORES, START, Profile, Seen, Slot, Today
 from guard.model import Json
 
 VERSION: Final = 2
@@ -21,7 +21,7 @@ _MOST: Final = 65000.0
 
 def dump(profile: Profile) -> str:
     """The snapshot of a profile."""
-    tools = list(profile.tools)
+    tools, today = list(profile.tools), profile.today
     index = {name: at for at, name in enumerate(tools)}
     slots: list[Json] = []
     kept: set[int] = set()
@@ -32,6 +32,10 @@ def dump(profile: Profile) -> str:
     data: dict[str, Json] = {
         "v": VERSION,
         "networks": list(profile.networks),
+        "clients": list(profile.clients),
+        "hours": [round(count, 2) for count in profile.hours],
+        "daily": {kind: [round(one, 4) for one in stats] for kind, stats in profile.daily.items()},
+        "today": [today.day, today.calls, today.bytes, today.allowance["calls"], today.allowance["bytes"]],
         "at": profile.at,
         "day": [profile.day, profile.mass],
         "born": profile.born,
@@ -83,6 +87,15 @@ def _names(value: Json, version: Json) -> list[str]:
 
 def _fill(profile: Profile, data: Mapping[str, Any]) -> None:
     names = []
+    for client in _names(data["clients"], VERSION):
+        profile.with_client(client)
+    if len(data["hours"]) != HOURS:
+        raise TypeError
+    profile.hours = [_number(count) for count in data["hours"]]
+    profile.daily = {kind: [_number(one) for one in data["daily"][kind]] for kind in profile.daily}
+    day, calls, size, *allowed = data["today"]
+    profile.today = Today(int(day), _number(calls), _number(size))
+    profile.today.allowance = dict(zip(profile.today.allowance, map(_number, allowed), strict=True))
     profile.at, profile.calls, profile.born = _number(data["at"]), _number(data["calls"]), int(data["born"])
     profile.day, profile.mass = int(data["day"][0]), _number(data["day"][1])
     profile.scores = [_number(one) for one in data["scores"]][-SCORES:]

@@ -368,7 +368,7 @@ class Pipeline:
         except UnavailableError as error:
             log.warning("call.unlearnt", call_id=call.id, detail=error.detail)
             return
-        if self._assessor.learn(call, proven, shown(outcome.body), cut=outcome.cut):
+        if self._assessor.learn(call, proven, shown(outcome.body), cut=outcome.cut, size=outcome.result_bytes):
             self._memory.learnt()
 
     # ------------------------------------------------------------------ refusals
