@@ -276,7 +276,7 @@ class Profile:
     def count(self, day: int, size: int, *, most: Callable[[str], float | None], forgive: bool) -> None:
         """Count a call of this day; the day before it closes, clipped to what was usual so that no day teaches much."""
         if day > self.today.day or self.today.day == NEVER:
-            if self.partial and self.past is None:
+            if self.partial and self.past is None and self.today.day != NEVER:
                 self.past = self.today  # the rest of that day is in the store
             else:
                 self._close_day(most)
