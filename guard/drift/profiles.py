@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 from guard.drift.profile import Profile
@@ -17,6 +18,7 @@ PROFILES: Final = 4096
 """Profiles held in memory; the least recently used clean one makes room."""
 
 
+@lru_cache(maxsize=1024)
 def peers_of(server: str) -> str:
     """The key of the profile that all agents of a tool server share."""
     return f"peers:{server}"

@@ -6,7 +6,6 @@ somewhere, and has to do with nothing before it adds up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 from guard.drift.observation import Measure
@@ -15,19 +14,20 @@ from guard.drift.scene import News, Scene
 _WHERE: Final = {"prose": "in the text of a result", "field": "in a field of a result"}
 
 
-def measure(scene: Scene, news: News) -> Iterator[Measure]:
-    """`after_read`, `from_prose`, `from_field`, and what the news weighs once a result brought it."""
+def measure(scene: Scene, news: News, found: list[Measure]) -> None:
+    """Find `after_read`, `from_prose`, `from_field`, and what the news weighs once a result brought it."""
     if scene.activity.reads:
-        yield "after_read", 1.0, "after {} untrusted results", (scene.activity.reads,)
+        found.append(("after_read", 1.0, "after {} untrusted results", (scene.activity.reads,)))
     strongest, at = 0.0, ""
     for origin, (novelty, path) in news.origins.items():
-        yield "from_" + origin, novelty, "{}: new, and first seen {}", (path, _WHERE[origin])
+        found.append(("from_" + origin, novelty, "{}: new, and first seen {}", (path, _WHERE[origin])))
         if novelty > strongest:
             strongest, at = novelty, path
     if not strongest:
         return
-    yield "argument_from_result", news.surprise, "{}: brought by a result", (at,)
+    found.append(("argument_from_result", news.surprise, "{}: brought by a result", (at,)))
     if news.destination:
-        yield "destination_from_result", news.destination, "{}: beside what a result brought", (news.destination_at,)
+        where = (news.destination_at,)
+        found.append(("destination_from_result", news.destination, "{}: beside what a result brought", where))
     if news.apart:
-        yield "apart_from_result", 1.0, "{}: brought by a result, and unlike the calls before", (at,)
+        found.append(("apart_from_result", 1.0, "{}: brought by a result, and unlike the calls before", (at,)))

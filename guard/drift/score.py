@@ -34,11 +34,10 @@ class Factor(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """What one unit of a measure adds, and how many units count at most; `version` names the fit."""
+    """By measure: what one unit of it adds, and how many units count at most; `version` names the fit."""
 
     version: str
-    weight: dict[str, float]
-    cap: dict[str, float]
+    units: dict[str, tuple[float, float]]
 
 
 @cache
@@ -48,7 +47,7 @@ def shipped() -> Weights:
     if data["format"] != FORMAT:
         message = f"weights.json is not of format {FORMAT}"
         raise ValueError(message)
-    return Weights(data["version"], data["weight"], data["cap"])
+    return Weights(data["version"], {name: (weight, data["cap"][name]) for name, weight in data["weight"].items()})
 
 
 def measures(scene: Scene) -> list[Measure]:
@@ -56,24 +55,22 @@ def measures(scene: Scene) -> list[Measure]:
     likely = tools.probability(scene)
     news = scene.news()
     found = [*tools.measure(scene, likely), sequence.measure(scene, likely)]
-    found += arguments.measure(news)
-    found += provenance.measure(scene, news)
+    arguments.measure(news, found)
+    provenance.measure(scene, news, found)
     return found
 
 
 def score(scene: Scene, weights: Weights) -> tuple[float, tuple[Factor, ...]]:
     """The score and its contributions, the largest first; those that add nothing are left out."""
     factors = []
-    can, total = scene.seen.weight, 0.0
-    weight, cap = weights.weight, weights.cap
+    can, units = scene.seen.weight, weights.units
     for name, value, form, known in measures(scene):
-        most = cap[name]
-        nats = round(weight[name] * (value if value < most else most) * can, 4)  # noqa: FURB136 - what is no number is not below
+        weight, most = units[name]
+        nats = weight * (value if value < most else most) * can  # noqa: FURB136 - what is no number is not below
         if nats > 0:
-            total += nats
             factors.append(Factor(name, nats, form, known))
     factors.sort(key=_nats, reverse=True)
-    return round(total, 4), tuple(factors)
+    return sum(map(_nats, factors)), tuple(factors)
 
 
 _nats: Final = itemgetter(1)

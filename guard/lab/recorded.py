@@ -51,10 +51,12 @@ class Replay:
             line: dict[str, Json] = {
                 "session": one.line["session"],
                 "seq": one.line["seq"],
-                "score": one.found.score,
+                "score": round(one.found.score, 6),
                 "decision": "allow" if one.found.band is Band.CALM else "challenge",
                 "us": round(one.took * 1e6, 2),
-                "factors": [{"name": f.name, "value": f.value, "evidence": f.evidence} for f in one.found.factors],
+                "factors": [
+                    {"name": f.name, "value": round(f.value, 6), "evidence": f.evidence} for f in one.found.factors
+                ],
             }
             if one.tags is not None:
                 findings = self._behaviour.findings(one.found)

@@ -140,7 +140,7 @@ class Journal:
                 "code": str(finding.reason.code),
                 "evidence": finding.reason.evidence,
             }
-            | ({"nats": finding.nats} if finding.nats else {})
+            | ({"nats": round(finding.nats, 6)} if finding.nats else {})
             for finding in judged.findings
         ]
         return known[1] | {"findings": findings}

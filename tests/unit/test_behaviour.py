@@ -199,8 +199,7 @@ def test_no_clock_makes_a_profile_forget_or_break(now: float) -> None:
 
 def test_a_measure_that_is_no_number_counts_as_much_as_its_cap() -> None:
     desk = Desk().works(5)
-    weights = shipped()
-    broken = Weights("broken", weights.weight, dict.fromkeys(weights.cap, 1.0))
+    broken = Weights("broken", {name: (weight, 1.0) for name, (weight, _) in shipped().units.items()})
     seen = desk.behaviour.observe("payments", "send_report", {"to": "x@y.example"}, TAGS)
     profile = desk.profiles[KEY]
     profile.calls = math.nan
