@@ -30,12 +30,12 @@ _EDGES: Final = ".,:;-#/"
 class Activity:
     """One conversation of one principal, as far as the calls show it."""
 
-    __slots__ = ("before", "calls", "fields", "full", "last", "reads", "refused", "used", "words")
+    __slots__ = ("before", "calls", "fields", "full", "last", "reads", "used", "words")
 
     def __init__(self) -> None:
         """Begin one."""
         self.before = START
-        self.calls = self.reads = self.refused = 0
+        self.calls = self.reads = 0
         self.last = 0.0
         self.full = False
         self.words: set[int] = set()

@@ -125,6 +125,8 @@ class Behaviour:
 
         `shown` is the text of its result, `cut` whether there was more. True when a profile changed.
         """
+        if call.kind == "protocol":
+            return False  # what a listing shows is pinned and no result
         key = call.principal.credential
         activity = self._activity(key, call.received)
         found = self._pending.pop(call.id, None)

@@ -14,7 +14,7 @@ from typing import Final
 from guard.drift.profile import Profile
 from guard.drift.snapshot import dump, load
 
-PROFILES: Final = 4096
+PROFILES: Final = 1024
 """Profiles held in memory; the least recently used clean one makes room."""
 
 

@@ -1,4 +1,7 @@
-"""Profiles as texts: JSON, versioned, with the values packed into 14 bytes each."""
+"""Profiles as texts: JSON, versioned; networks in clear, counts compressed, and 14 bytes for each value.
+
+A snapshot comes from the guard's own store. Even so it is unpacked only up to `LARGEST`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import base64
 import json
 import math
 import struct
+import zlib
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, Final
 
 from guard.drift.profile import HOURS, SCORES, START, Profile, Seen, Slot, Today
@@ -17,6 +22,8 @@ _ROW: Final = struct.Struct(">QeHH")
 _TRUSTED: Final = 0x8000
 _NO_FLAG: Final = 0x7FFF
 _MOST: Final = 65000.0
+LARGEST: Final = 1024 * 1024
+"""Bytes of the counts of a snapshot."""
 
 
 def dump(profile: Profile) -> str:
@@ -25,13 +32,14 @@ def dump(profile: Profile) -> str:
     index = {name: at for at, name in enumerate(tools)}
     slots: list[Json] = []
     kept: set[int] = set()
+    rows: list[bytes] = []
     for key, slot in profile.slots.items():
         kept.update(slot.values)
-        slots.append([key, round(slot.total, 2), round(slot.fresh, 2), _pack(slot.values)])
+        slots.append([key, round(slot.total, 2), round(slot.fresh, 2), len(slot.values)])
+        rows.append(_pack(slot.values))
     rest = {digest: seen for digest, seen in profile.everywhere.items() if digest not in kept}
-    data: dict[str, Json] = {
-        "v": VERSION,
-        "networks": list(profile.networks),
+    rows.append(_pack(rest))
+    counts: dict[str, Json] = {
         "clients": list(profile.clients),
         "hours": [round(count, 2) for count in profile.hours],
         "daily": {kind: [round(one, 4) for one in stats] for kind, stats in profile.daily.items()},
@@ -48,7 +56,13 @@ def dump(profile: Profile) -> str:
             [index.get(a, -1), index[b], round(count, 2)] for (a, b), count in profile.pairs.items() if b in index
         ],
         "slots": slots,
-        "values": _pack(rest),
+    }
+    packed = zlib.compress(json.dumps(counts, separators=(",", ":")).encode(), 6)
+    data: dict[str, Json] = {
+        "v": VERSION,
+        "networks": list(profile.networks),
+        "counts": base64.b85encode(packed).decode(),
+        "values": base64.b85encode(b"".join(rows)).decode(),
     }
     return json.dumps(data, separators=(",", ":"))
 
@@ -66,8 +80,10 @@ def load(snapshot: str) -> Profile:
         for network in _names(data["networks"], version):
             profile.with_network(network)
         if version == VERSION:
-            _fill(profile, data)
-    except (KeyError, TypeError, IndexError, AttributeError, struct.error) as error:
+            counts = zlib.decompressobj()
+            text = counts.decompress(base64.b85decode(data["counts"]), LARGEST)
+            _fill(profile, json.loads(text), base64.b85decode(data["values"]))
+    except (zlib.error, KeyError, TypeError, IndexError, AttributeError, struct.error) as error:
         message = f"not a drift profile of version {VERSION}"
         raise ValueError(message) from error
     return profile
@@ -85,8 +101,8 @@ def _names(value: Json, version: Json) -> list[str]:
     return names
 
 
-def _fill(profile: Profile, data: Mapping[str, Any]) -> None:
-    names = []
+def _fill(profile: Profile, data: Mapping[str, Any], packed: bytes) -> None:
+    names, values = [], _unpack(packed)
     for client in _names(data["clients"], VERSION):
         profile.with_client(client)
     if len(data["hours"]) != HOURS:
@@ -106,12 +122,14 @@ def _fill(profile: Profile, data: Mapping[str, Any]) -> None:
         key = names[before] if before >= 0 else START, names[tool]
         profile.pairs[key] = _number(count)
         profile.after[key[0]] = profile.after.get(key[0], 0.0) + profile.pairs[key]
-    for key, total, fresh, packed in data["slots"]:
+    for key, total, fresh, size in data["slots"]:
         slot = profile.slots[key] = Slot(_number(total), _number(fresh))
-        slot.values = dict(_unpack(packed))
+        slot.values = dict(islice(values, size))
+        if len(slot.values) != size:
+            raise IndexError
         for digest, seen in slot.values.items():
             profile.everywhere.setdefault(digest, Seen()).join(seen, profile.born)
-    for digest, seen in _unpack(data["values"]):
+    for digest, seen in values:
         profile.everywhere.setdefault(digest, Seen()).join(seen, profile.born)
 
 
@@ -127,14 +145,13 @@ def _number(value: float) -> float:
     return float(value)
 
 
-def _unpack(text: str) -> Iterator[tuple[int, Seen]]:
-    for digest, count, first, last in _ROW.iter_unpack(base64.b85decode(text)):
-        yield digest, Seen(count, first, last & _NO_FLAG, trusted=bool(last & _TRUSTED))
+def _unpack(rows: bytes) -> Iterator[tuple[int, Seen]]:
+    for digest, count, first, last in _ROW.iter_unpack(rows):
+        yield digest, Seen(_number(count), first, last & _NO_FLAG, trusted=bool(last & _TRUSTED))
 
 
-def _pack(values: Mapping[int, Seen]) -> str:
-    rows = b"".join(
+def _pack(values: Mapping[int, Seen]) -> bytes:
+    return b"".join(
         _ROW.pack(digest, min(seen.count, _MOST), seen.first, seen.last | seen.trusted * _TRUSTED)
         for digest, seen in values.items()
     )
-    return base64.b85encode(rows).decode()
