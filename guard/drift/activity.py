@@ -13,7 +13,7 @@ from guard.drift.observation import Observation
 from guard.drift.profile import START
 from guard.drift.values import ENTITY
 
-READ: Final = 64 * 1024
+READ: Final = 32 * 1024
 """Characters of one result whose words are kept; of the rest only the addresses, URLs and accounts."""
 KEPT: Final = 20_000
 """Hashes an activity keeps of each kind; past that everything counts as seen."""
@@ -23,7 +23,9 @@ SHORTEST: Final = 4
 """Characters of a value that counts as seen in a result nobody could read to the end."""
 
 _WORD: Final = re.compile(r"[\w@.+/:#-]{3,200}")
-_FIELD: Final = re.compile(r"""[:\[,{(]\s*['"]?([^'",\n\[\]{}:()]{2,80}?)['"]?\s*(?=[,\]})\n]|$)""")
+_BOUNDS: Final = re.compile(r"[,:\n\[\]{}()]+")
+_LONGEST: Final = 80
+_QUOTES: Final = " '\""
 _EDGES: Final = ".,:;-#/"
 
 
@@ -62,7 +64,7 @@ class Activity:
             self.full = True
         else:
             self.words.update(map(hash, [word.strip(_EDGES) for word in _WORD.findall(low)]))
-            self.fields.update(map(hash, map(str.strip, _FIELD.findall(low))))
+            self.fields.update([hash(one.strip(_QUOTES)) for one in _BOUNDS.split(low) if 1 < len(one) <= _LONGEST])
         if len(text) > READ:
             self.words.update(hash(one.lower()) for one in ENTITY.findall(text[READ:])[:KEPT])
 
