@@ -240,6 +240,14 @@ class Approval(_Strict):
     cool_down: float = Field(60.0, ge=0, le=86400, description="seconds a refused call stays refused")
 
 
+class Drift(_Strict):
+    """How unusual calls are told from normal ones."""
+
+    budget: float = Field(
+        0.02, gt=0, lt=0.5, description="share of an agent's normal calls that may be found unusual; thresholds follow"
+    )
+
+
 class Config(_Strict):
     """The whole of guard.toml."""
 
@@ -255,6 +263,7 @@ class Config(_Strict):
     servers: dict[Name, Server] = Field(default_factory=dict, description="the tool servers, by name")
     agents: dict[Name, AgentProfile] = Field(default_factory=dict, description="pause settings by agent name")
     approval: Approval = Field(default_factory=Approval.model_construct, description="approvals by people")
+    drift: Drift = Field(default_factory=Drift.model_construct, description="behavioural drift")
     file: Path = Field(Path("guard.toml"), exclude=True, description="where this was read from (not a setting)")
 
     def profile(self, agent: str) -> AgentProfile:

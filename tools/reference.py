@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from guard.audit.record import EVENTS
 from guard.cli import cli
-from guard.config import AgentProfile, Approval, Config, Console, Proxy, Server
+from guard.config import AgentProfile, Approval, Config, Console, Drift, Proxy, Server
 from guard.policy.keys import DEFAULT_KEYS, ENTRY_KEYS, FILE_KEYS, RULE_KEYS, WINDOW_KEYS
 from guard.policy.vocabulary import EFFECTS, REQUIREMENT_MEANING, SENSITIVITY_MEANING
 from guard.reasons import Code
@@ -89,6 +89,7 @@ def settings() -> str:
         section("`[servers.NAME]`", Server),
         section("`[agents.NAME]`", AgentProfile),
         section("`[approval]`", Approval),
+        section("`[drift]`", Drift),
         "## A signer's file\n\n`state/signers/NAME.toml` is written by `guard factor enroll signature`; "
         "`guard signer run NAME` reads it and nothing else of the guard.",
         section("Top level of a signer's file", SignerSettings, level=3, leave_out={"allow"}),

@@ -26,6 +26,7 @@ _VERBS = {
     "signer": "guard.cli.signer",
     "challenge": "guard.cli.challenge",
     "grant": "guard.cli.grant",
+    "drift": "guard.cli.drift",
     "why": "guard.cli.why",
     "audit": "guard.cli.audit",
 }
