@@ -43,6 +43,12 @@ SHARED: Final = 4096
 INTERVAL: Final = 0.005
 """Seconds after which a record nobody waits for is brought to disk."""
 
+FOLLOWED: Final = frozenset({"decision.made", "grant.consumed"})
+"""Events that another record of the same call follows, mostly within milliseconds: its fsync serves both."""
+
+PATIENT: Final = 0.05
+"""Seconds a record of such an event waits for the one that follows."""
+
 HELD: Final = 64 * 1024
 """Bytes of noted records that may wait in memory."""
 
@@ -72,7 +78,7 @@ class FileLedger:
         self._head_at = clock.mono()
         self._trouble, self._closed = "", False
         self._round: anyio.Event | None = None
-        self._waker: tuple[anyio.Event, anyio.lowlevel.EventLoopToken, int] | None = None
+        self._waker: _Waker | None = None
         self._shared: dict[int, record.Shared] = {}
 
     @classmethod
@@ -152,8 +158,8 @@ class FileLedger:
         finally:
             lock.release()
         waker = self._waker
-        if waker is not None and not waker[0].is_set():
-            _wake(*waker)
+        if waker is not None:
+            waker.wake(soon=event not in FOLLOWED)
         return seq
 
     def _share(self, same: Mapping[str, Json]) -> record.Shared:
@@ -249,14 +255,15 @@ class FileLedger:
 
         Runs until cancelled; `close` flushes what is left.
         """
-        token, thread = anyio.lowlevel.current_token(), threading.get_ident()
         said = ""
         try:
             task_status.started()
             while True:
-                self._waker = (anyio.Event(), token, thread)
+                self._waker = _Waker()
                 if self._head == self._lane.tree.size and not self._trouble:
-                    await self._waker[0].wait()
+                    await self._waker.written.wait()
+                with anyio.move_on_after(PATIENT - INTERVAL):
+                    await self._waker.soon.wait()
                 await anyio.sleep(INTERVAL)
                 try:
                     await self._flush_in_background()
@@ -301,10 +308,22 @@ def _seconds(time: str) -> float:
     return datetime.fromisoformat(time).timestamp() if time else 0.0
 
 
-def _wake(event: anyio.Event, token: anyio.lowlevel.EventLoopToken, thread: int) -> None:
-    """Set an event of an event loop, from its own thread or another."""
-    if threading.get_ident() == thread:
-        event.set()
-        return
-    with suppress(anyio.RunFinishedError):  # the loop has ended: `close` flushes
-        anyio.from_thread.run_sync(event.set, token=token)
+class _Waker:
+    """Tells `run`, from its own thread or another, that something was written, and whether to flush it soon."""
+
+    __slots__ = ("_thread", "_token", "soon", "written")
+
+    def __init__(self) -> None:
+        self.written, self.soon = anyio.Event(), anyio.Event()
+        self._token, self._thread = anyio.lowlevel.current_token(), threading.get_ident()
+
+    def wake(self, *, soon: bool) -> None:
+        """Say it once; costs nothing after that."""
+        for event in (self.written, self.soon) if soon else (self.written,):
+            if event.is_set():
+                continue
+            if threading.get_ident() == self._thread:
+                event.set()
+            else:
+                with suppress(anyio.RunFinishedError):  # the loop has ended: `close` flushes
+                    anyio.from_thread.run_sync(event.set, token=self._token)
