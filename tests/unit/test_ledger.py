@@ -257,6 +257,101 @@ def test_what_was_acknowledged_survives_a_kill_and_the_lane_goes_on(tmp_path: Pa
     assert report.ok, report.text()
 
 
+# ------------------------------------------------------------------ what has happened already
+
+
+def test_a_noted_record_is_written_with_the_next_one_and_in_order(
+    tmp_path: Path, lanes: MemoryLanes, clock: HandClock
+) -> None:
+    ledger = FileLedger.open(tmp_path, lanes, clock)
+    assert ledger.note("call.concluded", CALL) == 0
+    assert not lines_of(tmp_path)
+    assert ledger.append("call.rejected", CALL) == 1
+    assert events_of(tmp_path) == ["call.concluded", "call.rejected"]
+    ledger.note("call.concluded", CALL)
+    ledger.close()
+    assert verify(tmp_path, lanes.all()).ok
+    assert events_of(tmp_path)[2:] == ["call.concluded", "ledger.sealed"]
+
+
+@pytest.mark.anyio
+async def test_a_noted_record_reaches_the_disk_by_itself(tmp_path: Path, lanes: MemoryLanes, clock: HandClock) -> None:
+    ledger = FileLedger.open(tmp_path, lanes, clock)
+    async with anyio.create_task_group() as group:
+        await group.start(ledger.run)
+        ledger.note("call.concluded", CALL)
+        with anyio.fail_after(5):
+            while not ((known := lanes.get("0001")) and known.size):
+                await anyio.lowlevel.checkpoint()
+        group.cancel_scope.cancel()
+    assert events_of(tmp_path) == ["call.concluded"]
+    ledger.close()
+
+
+def test_notes_that_nothing_follows_do_not_pile_up_in_memory(
+    tmp_path: Path, lanes: MemoryLanes, clock: HandClock
+) -> None:
+    ledger = FileLedger.open(tmp_path, lanes, clock)
+    for number in range(20):
+        ledger.note("call.concluded", CALL | {"x": "y" * 8000, "n": number})
+    assert len(lines_of(tmp_path)) >= 8
+    ledger.close()
+    assert verify(tmp_path, lanes.all()).ok
+
+
+def test_a_note_that_a_full_disk_refuses_is_written_once_there_is_room(
+    tmp_path: Path, lanes: MemoryLanes, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = tmp_path / "full"
+    _arm(monkeypatch, "ledger.append:enospc", full)
+    ledger = FileLedger.open(tmp_path, lanes, clock)
+    ledger.note("call.concluded", CALL)
+    full.touch()
+    with pytest.raises(LedgerUnavailableError):
+        ledger.append("call.rejected", CALL)
+    full.unlink()
+    assert ledger.append("call.rejected", CALL) == 1
+    ledger.close()
+    assert verify(tmp_path, lanes.all()).ok
+    assert events_of(tmp_path)[0] == "call.concluded"
+
+
+@pytest.mark.anyio
+async def test_a_note_survives_a_failed_fsync(
+    tmp_path: Path, lanes: MemoryLanes, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken"
+    _arm(monkeypatch, "ledger.fsync:error", broken)
+    ledger = FileLedger.open(tmp_path, lanes, clock)
+    await ledger.append_durably("call.rejected", CALL)
+    ledger.note("call.concluded", CALL)
+    broken.touch()
+    with pytest.raises(LedgerUnavailableError):
+        await ledger.append_durably("call.rejected", CALL)
+    broken.unlink()
+    assert await ledger.append_durably("call.rejected", CALL) == 3
+    ledger.close()
+    report = verify(tmp_path, lanes.all())
+    assert report.ok, report.text()
+
+
+def test_fields_that_many_records_share_are_part_of_each(tmp_path: Path, lanes: MemoryLanes, clock: HandClock) -> None:
+    ledger = FileLedger.open(tmp_path, lanes, clock)
+    for number in range(2):
+        ledger.append("call.rejected", {"n": number}, CALL)
+    ledger.append("call.rejected", {}, {"long": "x" * 20_000, "short": "y"})
+    ledger.append("call.rejected", {}, {})
+    with pytest.raises(ValueError, match="twice"):
+        ledger.append("call.rejected", {"tool": "other"}, CALL)
+    with pytest.raises(ValueError, match="reserved"):
+        ledger.append("call.rejected", {}, {"seq": 1})
+    ledger.close()
+    assert verify(tmp_path, lanes.all()).ok
+    read = [record.read("0001", line[:-1])[0].fields for line in lines_of(tmp_path)]
+    assert [(fields["n"], fields["tool"]) for fields in read[:2]] == [(0, "read"), (1, "read")]
+    assert (read[2]["short"], read[2]["truncated"]) == ("y", ["/long"])
+
+
 # ------------------------------------------------------------------ disks that refuse
 
 
