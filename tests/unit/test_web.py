@@ -225,7 +225,7 @@ async def test_a_signer_gets_the_document_and_nobody_the_arguments(house: House)
 async def test_the_listing_follows_state_and_principal(house: House) -> None:
     await house.ceremony.open(challenge(1))
     await house.ceremony.open(challenge(2, principal=Principal(subject="other", credential="cd" * 8)))
-    await house.ceremony.cancel(challenge(2).id, because="test")
+    await house.ceremony.cancel(challenge(2).id, by="ann", because="test")
     async with house.client() as client:
 
         async def ids(**query: str) -> list[str]:
