@@ -70,6 +70,7 @@ class Desk:
             factors=store.factors,
             approvers=store.approvers,
             people=store.people,
+            seal=self.keyring,
             ledger=self.ledger,
             clock=self.clock,
             site=webauthn.Site.of(config.console.public_url),

@@ -59,7 +59,7 @@ class Tickets(Protocol):
     """One-time permissions."""
 
     def issue(self, ticket: Ticket, *, most: int) -> bool:
-        """Insert, unless `most` live ones of this purpose exist already; then False."""
+        """Insert, unless it exists, or `most` live ones of this purpose do; then False."""
 
     def peek(self, digest: str, purpose: str, now: float) -> Ticket | None:
         """The live ticket of this purpose, left in place."""

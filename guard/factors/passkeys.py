@@ -1,8 +1,11 @@
 """Passkeys of people: invited, enrolled, used to log in, and used to vote.
 
-Every ceremony begins with a ticket: a secret that is part of what the passkey signs, and that is taken out of the
-store, durably and by one winner, when the assertion is accepted. So each assertion counts once, also where the
-device's signature counter stays 0 (synced passkeys). A counter that does count must grow.
+Every ceremony begins with a secret that is part of what the passkey signs, and that is used up in the store by one
+winner when the assertion is accepted. So each assertion counts once, also where the device's signature counter
+stays 0 (synced passkeys). A counter that does count must grow.
+
+Votes and enrolments, which somebody known begins, are tickets in the store. Anybody may begin to log in: there the
+secret is the sealed time, and only what was used is written down, so that nobody fills the store or keeps others out.
 """
 
 from __future__ import annotations
@@ -21,12 +24,13 @@ from guard.errors import (
     ProofInvalidError,
     ProofLockedError,
     ProofReplayedError,
+    StoreUnavailableError,
 )
 from guard.factors import register, webauthn
 from guard.factors.webauthn import KIND, Site
-from guard.model import Json
+from guard.model import SET_BACK, Json
 from guard.people import People, Ticket
-from guard.ports import Approvers, Clock, Factor, Factors, Ledger
+from guard.ports import Approvers, Clock, Factor, Factors, Ledger, Seal
 from guard.reasons import Code
 from guard.stepup.vote import Vote, passkey_challenge
 
@@ -35,9 +39,10 @@ INVITATION: Final = 900.0
 CEREMONY: Final = 300.0
 """Seconds a person has between being asked for their passkey and its answer."""
 
-_MOST: Final[Mapping[str, int]] = {"invite": 1024, "enrol": 256, "login": 1024, "vote": 4096}
+_MOST: Final[Mapping[str, int]] = {"invite": 1024, "enrol": 256, "login": 65536, "vote": 4096}
 """Tickets that may live at a time, by purpose; whoever asks for more waits."""
 _TRIES: Final = 64
+_LOGIN: Final = b"guard.login"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,7 @@ class Passkeys:
     factors: Factors
     approvers: Approvers
     people: People
+    seal: Seal
     ledger: Ledger
     clock: Clock
     site: Site | None
@@ -142,7 +148,8 @@ class Passkeys:
 
     def begin_login(self) -> dict[str, Json]:
         """What the browser is asked to sign to show who its person is (`PublicKeyCredentialRequestOptionsJSON`)."""
-        once = self._issue("login", "", "", CEREMONY)
+        stamp = f"{self.clock.now():.3f} {secrets.token_urlsafe(16)}"
+        once = webauthn.encode(self.seal.seal(stamp.encode(), _LOGIN))
         return self._request(once, self._logging_in(once), [])
 
     def finish_login(self, evidence: Mapping[str, Json]) -> str:
@@ -153,7 +160,7 @@ class Passkeys:
         """
         once = _text(evidence, "once")
         factor = self._check(evidence, self._logging_in(once))
-        self._take("login", once, "")
+        self._use(once)
         self._count(factor)
         try:
             self._person(factor.subject)
@@ -269,6 +276,20 @@ class Passkeys:
         taken = self.people.tickets.take(_digest(once), purpose, self.clock.now())
         if taken is None or taken.subject != subject:
             raise ProofReplayedError("this was used already, or asked for too long ago; try again")
+
+    def _use(self, once: str) -> None:
+        """Use up the secret of a login: it was sealed here a short while ago, and is written down as used."""
+        now = self.clock.now()
+        try:
+            issued = float(self.seal.unseal(webauthn.decode(once), _LOGIN).split()[0])
+        except (StoreUnavailableError, ValueError, IndexError) as error:
+            raise ProofInvalidError(detail="the secret of this login is not from here") from error
+        if not issued - SET_BACK <= now < issued + CEREMONY:
+            raise ProofExpiredError("this took too long; try again")
+        until = issued + CEREMONY + SET_BACK
+        used = Ticket(digest=_digest(once), purpose="login", subject="", bound="", created=now, expires=until)
+        if not self.people.tickets.issue(used, most=_MOST["login"]):
+            raise ProofReplayedError
 
     def _invited(self, invitation: str) -> Ticket:
         found = self.people.tickets.peek(_digest(invitation), "invite", self.clock.now())

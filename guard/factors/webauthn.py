@@ -2,7 +2,8 @@
 
 `fido2` reads the structures and verifies the signature. On top of what it checks (type, challenge, relying party,
 presence) stand: the origin as a whole and not only its domain, no cross-origin use, user verification always, and
-the few algorithms that are enrolled here, never one that a message names.
+the few algorithms that are enrolled here, never one that a message names. `fido2` is imported when the first passkey
+is looked at: most processes of a guard never see one, and it takes longer to load than they take to start.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import urlsplit
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from fido2 import cbor
-from fido2.cose import CoseKey
-from fido2.webauthn import AttestationObject, AuthenticatorData, CollectedClientData
 
 from guard.errors import ProofError, ProofInvalidError
 from guard.reasons import Code
+
+if TYPE_CHECKING:
+    from fido2.cose import CoseKey
+    from fido2.webauthn import AuthenticatorData, CollectedClientData
 
 KIND: Final = "webauthn"
 ALGORITHMS: Final = (-7, -8, -257)
@@ -91,6 +93,9 @@ def register(site: Site, *, challenge: bytes, client_data: str, attestation: str
         ProofInvalidError: it is malformed, for another site or challenge, or without user verification.
         ProofError: the key is of a kind that is not taken (`factor_unsuitable`).
     """
+    from fido2 import cbor  # noqa: PLC0415 - see above
+    from fido2.webauthn import AttestationObject  # noqa: PLC0415 - see above
+
     try:
         _client(site, decode(client_data), "webauthn.create", challenge)
         made = AttestationObject(decode(attestation)).auth_data
@@ -114,6 +119,10 @@ def check(
         ProofInvalidError: it is malformed, for another site or challenge, without user verification, or not signed
             by this key.
     """
+    from fido2 import cbor  # noqa: PLC0415 - see above
+    from fido2.cose import CoseKey  # noqa: PLC0415 - see above
+    from fido2.webauthn import AuthenticatorData  # noqa: PLC0415 - see above
+
     try:
         client = _client(site, decode(client_data), "webauthn.get", challenge)
         data = AuthenticatorData(decode(authenticator_data))
@@ -130,6 +139,8 @@ def check(
 
 def _client(site: Site, raw: bytes, kind: str, challenge: bytes) -> CollectedClientData:
     """What the browser says it did: this kind of ceremony, here, for this challenge, and not inside another page."""
+    from fido2.webauthn import CollectedClientData  # noqa: PLC0415 - see above
+
     client = CollectedClientData(raw)
     if client.type != kind:
         raise ProofInvalidError(detail=f"client data of type {client.type!r}")

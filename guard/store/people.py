@@ -45,14 +45,14 @@ class SqlTickets:
         self._database = database
 
     def issue(self, ticket: Ticket, *, most: int) -> bool:
-        """Insert, unless too many of this purpose live; those that have run out make room first."""
+        """Insert, unless it exists or too many live; those that have run out make room first."""
         live = select(func.count()).select_from(tickets).where(tickets.c.purpose == ticket.purpose)
         with self._database.write() as connection:
             connection.execute(delete(tickets).where(tickets.c.expires <= ticket.created))
             if connection.execute(live).scalar_one() >= most:
                 return False
-            connection.execute(insert(tickets).values(asdict(ticket)))
-            return True
+            statement = self._database.insert(tickets).values(asdict(ticket)).on_conflict_do_nothing()
+            return connection.execute(statement).rowcount == 1
 
     def peek(self, digest: str, purpose: str, now: float) -> Ticket | None:
         """The live ticket, left in place."""

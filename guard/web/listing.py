@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable
 from hashlib import sha256
 
+from guard.errors import WireError
 from guard.model import Challenge, Json, State
 from guard.requirement import missing
 from guard.stepup.binding import document
@@ -12,9 +14,7 @@ from guard.stepup.binding import document
 
 def describe(challenge: Challenge, *, now: float, audience: str = "") -> dict[str, Json]:
     """One challenge; with an `audience` and while it is open, also the document a signer signs."""
-    state = challenge.state
-    if state.open and not challenge.timely(now):
-        state = State.EXPIRED
+    state = standing(challenge, now)
     described: dict[str, Json] = {
         "id": challenge.id,
         "state": state.value,
@@ -43,10 +43,10 @@ def describe(challenge: Challenge, *, now: float, audience: str = "") -> dict[st
     return described
 
 
-def current(challenges: Iterable[Challenge], *, now: float, limit: int) -> Sequence[Challenge]:
-    """The first `limit` challenges that are not merely waiting to be swept away."""
-    living = (one for one in challenges if not one.state.open or one.timely(now))
-    return [one for _, one in zip(range(limit), living, strict=False)]
+def standing(challenge: Challenge, now: float) -> State:
+    """The state, EXPIRED for an open challenge whose time is up although nobody has looked yet."""
+    late = challenge.state.open and not challenge.timely(now)
+    return State.EXPIRED if late else challenge.state
 
 
 def cursor(challenges: Iterable[Challenge]) -> str:
@@ -59,11 +59,24 @@ def wanted(value: str) -> frozenset[State]:
     """The states a comma-separated query names; all when it is empty.
 
     Raises:
-        ValueError: there is no such state.
+        WireError: there is no such state.
     """
-    return frozenset(State(name) for name in value.split(",") if name)
+    try:
+        return frozenset(State(name) for name in value.split(",") if name)
+    except ValueError as error:
+        raise WireError("there is no such state") from error
 
 
-def page(challenge: Mapping[str, Json]) -> Mapping[str, str]:
-    """What the public page of a challenge may show: where it stands, and nothing about the call."""
-    return {name: str(challenge[name]) for name in ("id", "state", "short_digest")}
+def number(value: str, name: str, *, least: float = 0, most: float = math.inf) -> float:
+    """A number in a query.
+
+    Raises:
+        WireError: it is none, or out of bounds.
+    """
+    try:
+        found = float(value)
+    except ValueError as error:
+        raise WireError(f"{name} is not a number") from error
+    if not least <= found <= most or not value.isascii() or (most < math.inf and not found.is_integer()):
+        raise WireError(f"{name} is out of bounds")
+    return found

@@ -16,6 +16,9 @@ import pytest
 from guard.clock import SystemClock
 from guard.config import Config, Console
 from guard.errors import ProofInvalidError
+from guard.factors.passkeys import Passkeys
+from guard.factors.totp import TotpFactor
+from guard.factors.webauthn import Site
 from guard.identity.keys import KeyIdentifier, new_key
 from guard.identity.lifecycle import Lifecycle
 from guard.model import Challenge, Demand, Json, Principal, Proof, ProofClass, Requirement, Sensitivity, State
@@ -24,8 +27,9 @@ from guard.stepup.binding import document, parse_document
 from guard.stepup.ceremony import Ceremony
 from guard.store.seal import Keyring
 from guard.store.sql import SqlStore
-from guard.web.api import api
+from guard.web.application import api
 from guard.web.gate import names
+from guard.web.services import Services
 
 SECRET = "hunter2-in-the-arguments"
 
@@ -60,18 +64,34 @@ class House:
     ceremony: Ceremony
     key: str
     clock: SystemClock
+    journal: Journal
+    keyring: Keyring
     ready: bool = True
 
     def client(self, *, local: bool = True, **headers: str) -> httpx2.AsyncClient:
-        app = api(
+        store, clock, journal = self.store, self.clock, self.journal
+        services = Services(
             config=Config(),
-            store=self.store,
+            store=store,
+            ledger=journal,
             ceremony=self.ceremony,
-            identifier=KeyIdentifier(self.store, self.clock),
-            clock=self.clock,
+            identifier=KeyIdentifier(store, clock),
+            clock=clock,
+            codes=TotpFactor(store.factors, self.keyring, journal, clock),
+            passkeys=Passkeys(
+                factors=store.factors,
+                approvers=store.approvers,
+                people=store.people,
+                seal=self.keyring,
+                ledger=journal,
+                clock=clock,
+                site=Site.of("http://localhost:7001"),
+                audience="guard",
+            ),
             ready=lambda: self.ready,
-            local=local,
+            changed=lambda _: anyio.sleep_forever(),
         )
+        app = api(services, local=local)
         return httpx2.AsyncClient(
             transport=httpx2.ASGITransport(app=app), base_url="http://localhost:7001", headers=headers
         )
@@ -90,9 +110,10 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 def build(folder: Path) -> Iterator[House]:
     state, clock, journal = folder / "state", SystemClock(), Journal()
-    store = SqlStore.open(state, Keyring.open(state))
+    keyring = Keyring.open(state)
+    store = SqlStore.open(state, keyring)
     ceremony = Ceremony(store, journal, clock, verifiers={"word": Handshake()}, cool_down=0)
-    yield House(store, ceremony, Lifecycle(store, journal, clock).add_agent("robot"), clock)
+    yield House(store, ceremony, Lifecycle(store, journal, clock).add_agent("robot"), clock, journal, keyring)
     store.close()
 
 
@@ -210,6 +231,7 @@ async def test_a_signer_gets_the_document_and_nobody_the_arguments(house: House)
     async with house.client() as client:
         listed = await client.get("/v1/challenges", params={"state": "pending", "document": "1"})
         one = await client.get(f"/v1/challenges/{opened.id}")
+    async with house.client(local=False) as client:
         page = await client.get(f"/challenges/{opened.id}")
     checked = parse_document(one.json()["document"], audience="guard", principal="robot", now=time.time())
     assert checked == document(opened, audience="guard")
@@ -262,14 +284,14 @@ async def test_a_waiting_request_ends_with_its_time(house: House) -> None:
         cursor = (await client.get("/v1/challenges")).json()["cursor"]
         with anyio.fail_after(5):
             answer = await client.get("/v1/challenges", params={"after": cursor, "wait": "0.1"})
-        assert answer.json() == {"cursor": cursor, "challenges": []}
+        assert answer.json() == {"cursor": cursor, "next": None, "challenges": []}
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("identifier", ["c_unknown00000000000000", "%00", "c_1", "..%2f..", "x" * 500])
 async def test_an_unknown_challenge_is_not_found(identifier: str, door: House) -> None:
-    async with door.client() as client:
-        for path in (f"/v1/challenges/{identifier}", f"/challenges/{identifier}"):
+    for local, path in ((True, f"/v1/challenges/{identifier}"), (False, f"/challenges/{identifier}")):
+        async with door.client(local=local) as client:
             answer = await client.get(path)
             assert answer.status_code == 404
             assert "Traceback" not in answer.text
