@@ -28,12 +28,12 @@ from guard.people import Range
 from guard.reasons import Code
 from guard.requirement import missing
 from guard.stepup.view import render
-from guard.stepup.visible import visible
 from guard.web.api import seen, status_of
 from guard.web.bodies import challenge_id, form_body
 from guard.web.gate import PAGE_POLICY
 from guard.web.listing import number, standing, wanted
 from guard.web.page import marked, show
+from guard.web.page import seen as spelled
 from guard.web.services import Services
 from guard.web.sessions import Sessions
 from guard.web.visits import Visitor, Visits, visitor
@@ -63,7 +63,7 @@ class Console:
             lstrip_blocks=True,
         )
         self._templates.globals.update(mark=mark, deployment=services.config.deployment)
-        self._templates.filters.update(safe_text=lambda text: marked(visible(text)), moment=_moment, span=_span)
+        self._templates.filters.update(safe_text=lambda text: marked(spelled(text)), moment=_moment, span=_span)
 
     def routes(self) -> list[BaseRoute]:
         """Where they are."""

@@ -27,7 +27,9 @@ _SHORT_FIELDS: Final = 12
 _SHORT_VALUE: Final = 160
 _LONG_VALUE: Final = 2_000
 _AROUND: Final = 40
-_SPELLED: Final = re.compile(r"(⟨U\+[0-9A-F]{4,6} [^⟩]*⟩)| {24,}")
+_MARKED: Final = re.compile(r"⟨[^⟩]*⟩")
+_SPELLED: Final = re.compile(r"⟨U\+")
+_BLANKS: Final = re.compile(r" {24,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,34 +75,30 @@ def show(challenge: Challenge, precedent: Precedent | None, *, whole: bool) -> S
     """What the page of a challenge shows; a short one unless `whole`. Work in proportion to the arguments."""
     said = defaultdict[str, list[Markup]](list)
     for label, text in facts(challenge):
-        said[label].append(marked(visible(text)))
+        said[label].append(marked(seen(text)))
     if precedent is not None and (precedent.challenge == challenge.id or not challenge.state.open):
         precedent = None
-    text = "\n".join(pretty(visible(challenge.arguments))) if challenge.state.open else ""
+    text = "\n".join(pretty(seen(challenge.arguments))) if challenge.state.open else ""
     kept = text if whole or len(text) <= SHORT else text[:SHORT]
-    spelled = sum(1 for found in _SPELLED.finditer(text) if found[1])
     return Shown(
         facts=dict(said),
         arguments=marked(kept),
         size=len(text),
         left_out=len(text) - len(kept),
-        suspicious=spelled,
+        suspicious=len(_SPELLED.findall(text)),
         view_digest=render(challenge).digest,
         comparison=_compare(challenge, precedent, whole=whole) if precedent else None,
     )
 
 
+def seen(text: str) -> str:
+    """Text with every hidden or look-alike character spelled out, and every long run of blanks counted instead."""
+    return _BLANKS.sub(lambda run: f"⟨{len(run[0])} spaces⟩", visible(text))
+
+
 def marked(text: str) -> Markup:
-    """Text that was made visible, as HTML: what was spelled out stands out, and long blanks are counted."""
-
-    def mark(found: re.Match[str]) -> str:
-        return f"<mark>{escape(found[1] or f'⟨{len(found[0])} spaces⟩')}</mark>"
-
-    pieces, end = list[str](), 0
-    for found in _SPELLED.finditer(text):
-        pieces += [str(escape(text[end : found.start()])), mark(found)]
-        end = found.end()
-    return Markup("".join([*pieces, str(escape(text[end:]))]))  # noqa: S704 - every piece was escaped
+    """What `seen` returned, as HTML in which everything spelled out stands out."""
+    return Markup(_MARKED.sub(r"<mark>\g<0></mark>", str(escape(text))))  # noqa: S704 - escaped, then marked
 
 
 def _compare(challenge: Challenge, precedent: Precedent, *, whole: bool) -> Comparison:
@@ -111,7 +109,7 @@ def _compare(challenge: Challenge, precedent: Precedent, *, whole: bool) -> Comp
     fields = []
     for field in shown:
         before, now = _pair(field.before, field.now, longest)
-        fields.append(Compared(marked(_cut(visible(field.path), longest)), field.change, before, now))
+        fields.append(Compared(marked(_cut(seen(field.path), longest)), field.change, before, now))
     return Comparison(precedent, fields, found.more + len(found.fields) - len(shown), found.same, comparable)
 
 
@@ -131,7 +129,7 @@ def _pair(before: str, now: str, longest: int) -> tuple[Markup, Markup]:
 def _piece(text: str, start: int, end: int, longest: int) -> Markup:
     lead = f"… {start} the same … " if start else ""
     tail = f" … {end} the same …" if end else ""
-    return marked(lead + _cut(visible(text[start : len(text) - end]), longest) + tail)
+    return marked(lead + _cut(seen(text[start : len(text) - end]), longest) + tail)
 
 
 def _cut(text: str, longest: int) -> str:

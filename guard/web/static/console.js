@@ -131,6 +131,12 @@ function listen() {
         document.title = document.title.replace(/^\d+/, JSON.parse(event.data).waiting);
       } else refreshChallenge(challenge);
     });
+    source.addEventListener("error", async () => {
+      if (source.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
+      const answer = await fetch("/v1/session");
+      if (answer.status === 401) location.reload();
+      else setTimeout(begin, 5000);
+    });
   };
   // A hidden page gives its connection back: browsers open six to one host.
   document.addEventListener("visibilitychange", () => (document.hidden ? source.close() : begin()));
