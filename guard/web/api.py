@@ -38,7 +38,7 @@ from guard.stepup.view import render
 from guard.stepup.vote import Vote
 from guard.web.bodies import challenge_id, json_body, word
 from guard.web.gate import refusal
-from guard.web.listing import cursor, describe, number, wanted
+from guard.web.listing import cursor, describe, query, seconds, wanted, whole
 from guard.web.services import Services
 from guard.web.visits import by, groups, visitor
 
@@ -125,20 +125,22 @@ class Challenges:
         With `after` (a cursor of an earlier answer) and `wait` (seconds, at most 30) the answer comes when the
         listing has changed since, or when the time is up. `document=1` adds the document a signer signs.
         """
-        query = request.query_params
+        asking = query(request, "state", "principal", "q", "from", "limit", "after", "wait", "document")
         asked = Range(
-            states=wanted(query.get("state", "")),
-            principal=query.get("principal", ""),
+            states=wanted(asking.get("state")),
+            principal=asking.get("principal", ""),
             groups=groups(request),
-            text=query.get("q", "").strip(),
-            after=int(number(query.get("from", "0"), "from", most=2**53)),
-            limit=int(number(query.get("limit", str(LISTED)), "limit", least=1, most=LISTED)),
+            text=asking.get("q", "").strip(),
+            after=whole(asking.get("from", "0"), "from"),
+            limit=whole(asking.get("limit", str(LISTED)), "limit", least=1, most=LISTED),
         )
-        wait = min(number(query.get("wait", "0"), "wait"), WAIT_SECONDS)
+        wait = seconds(asking.get("wait", "0"), "wait", most=WAIT_SECONDS)
+        if (document := asking.get("document", "0")) not in {"0", "1"}:
+            raise WireError("document is 0 or 1")
         found = await self._page(asked)
-        if wait > 0 and _cursor(found) == query.get("after", ""):
-            found = await self._news(asked, query.get("after", ""), wait)
-        described = await self._described([one for _, one in found], document=query.get("document") == "1")
+        if wait > 0 and _cursor(found) == asking.get("after", ""):
+            found = await self._news(asked, asking.get("after", ""), wait)
+        described = await self._described([one for _, one in found], document=document == "1")
         more = found[-1][0] if len(found) == asked.limit else None
         return JSONResponse({"cursor": _cursor(found), "next": more, "challenges": described})
 
@@ -171,11 +173,13 @@ class Challenges:
         challenge, person = await seen(self._services, request), visitor(request)
         if person is None:
             raise IdentityError(reason=Code.NO_CREDENTIAL)
-        body = await json_body(request)
+        body = await json_body(request, "decision", "view_digest")
+        if body.get("decision") not in {"approve", "deny"}:
+            raise WireError("decision is approve or deny")
         vote = Vote(
             challenge=challenge,
             approver=person.name,
-            decision="deny" if word(body.get("decision")) == "deny" else "approve",
+            decision="deny" if body["decision"] == "deny" else "approve",
             view_digest=word(body.get("view_digest")),
             evidence={},
         )
@@ -202,7 +206,7 @@ class Challenges:
     async def cancel(self, request: Request) -> Response:
         """Close a pending challenge undecided, with `because` for the record; it only closes, so it takes no proof."""
         challenge = await seen(self._services, request)
-        because = word((await json_body(request)).get("because", ""))
+        because = word((await json_body(request, "because")).get("because", ""))
         closed = await self._ceremony.cancel(challenge.id, by=by(request), because=because)
         return JSONResponse(describe(closed, now=self._clock.now()))
 
@@ -280,7 +284,7 @@ class Grants:
             states=frozenset({State.SATISFIED}),
             groups=groups(request),
             living=self._services.clock.now(),
-            after=int(number(request.query_params.get("from", "0"), "from", most=2**53)),
+            after=whole(query(request, "from").get("from", "0"), "from"),
             limit=LISTED,
         )
         found = await anyio.to_thread.run_sync(self._services.store.challenges.page, asked)

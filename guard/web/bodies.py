@@ -43,8 +43,8 @@ def word(value: Json) -> str:
     return value
 
 
-async def json_body(request: Request) -> dict[str, Json]:
-    """The JSON object of a request: small, typed, and every member a text.
+async def json_body(request: Request, *known: str) -> dict[str, Json]:
+    """The JSON object of a request: small, typed, and every member a text; of these names, if any are given.
 
     Raises:
         WireError: it is none.
@@ -57,6 +57,8 @@ async def json_body(request: Request) -> dict[str, Json]:
         raise WireError("the body is not one JSON object", detail=str(error)) from error
     if not isinstance(body, dict) or not all(_storable(value) for value in body.values()):
         raise WireError("the body is not a JSON object of texts")
+    if known and not body.keys() <= set(known):
+        raise WireError(f"the body holds {', '.join(known)} and nothing else")
     return body
 
 

@@ -31,7 +31,7 @@ from guard.stepup.view import render
 from guard.web.api import seen, status_of
 from guard.web.bodies import challenge_id, form_body
 from guard.web.gate import PAGE_POLICY
-from guard.web.listing import number, standing, wanted
+from guard.web.listing import standing, wanted, whole
 from guard.web.page import marked, show
 from guard.web.page import seen as spelled
 from guard.web.services import Services
@@ -120,7 +120,7 @@ class Console:
             return _to_login(request)
         text, state = request.query_params.get("q", "").strip()[:200], request.query_params.get("state", "")
         asked = Range(
-            states=wanted(state) or _ENDED | {State.SATISFIED},
+            states=wanted(state or None) or _ENDED | {State.SATISFIED},
             groups=person.person.groups,
             text=text,
             after=_place(request),
@@ -162,7 +162,7 @@ class Console:
     ) -> Response:
         """The page of a challenge in full; with an `error` when a vote on it did not count."""
         now = self._clock.now()
-        whole = request.query_params.get("whole") == "1"
+        everything = request.query_params.get("whole") == "1"
 
         def work() -> Mapping[str, object]:
             precedent = self._store.people.precedents.get(found.server, found.kind, found.name, now)
@@ -170,7 +170,7 @@ class Console:
                 precedent = None  # another group's business
             kinds = {one.kind for one in self._store.factors.of(person.name) if not one.revoked and not one.locked}
             return {
-                "shown": show(found, precedent, whole=whole),
+                "shown": show(found, precedent, whole=everything),
                 "passkeys": webauthn.KIND in kinds and self._services.passkeys.site is not None,
                 "codes": totp.KIND in kinds,
             }
@@ -298,7 +298,7 @@ def _next(value: str) -> str:
 
 
 def _place(request: Request) -> int:
-    return int(number(request.query_params.get("from", "0"), "from", most=2**53))
+    return whole(request.query_params.get("from", "0"), "from")
 
 
 def _moment(at: float) -> str:

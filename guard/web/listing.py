@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
+from typing import Final
+
+from starlette.requests import Request
 
 from guard.errors import WireError
 from guard.model import Challenge, Json, State
 from guard.requirement import missing
 from guard.stepup.binding import document
+
+_WHOLE: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
+_NUMBER: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
 
 
 def describe(challenge: Challenge, *, now: float, audience: str = "") -> dict[str, Json]:
@@ -55,28 +61,48 @@ def cursor(challenges: Iterable[Challenge]) -> str:
     return sha256(seen.encode()).hexdigest()[:32]
 
 
-def wanted(value: str) -> frozenset[State]:
-    """The states a comma-separated query names; all when it is empty.
+def query(request: Request, *known: str) -> Mapping[str, str]:
+    """The query of a request: these names, each at most once.
+
+    Raises:
+        WireError: another name, or one twice.
+    """
+    pairs = request.query_params.multi_items()
+    found = dict(pairs)
+    if len(found) != len(pairs) or not found.keys() <= set(known):
+        raise WireError(f"the query takes {', '.join(known)}, each once" if known else "there is no query here")
+    return found
+
+
+def wanted(value: str | None) -> frozenset[State]:
+    """The states a comma-separated query names; all when there is none.
 
     Raises:
         WireError: there is no such state.
     """
     try:
-        return frozenset(State(name) for name in value.split(",") if name)
+        return frozenset(State(name) for name in value.split(",")) if value is not None else frozenset()
     except ValueError as error:
         raise WireError("there is no such state") from error
 
 
-def number(value: str, name: str, *, least: float = 0, most: float = math.inf) -> float:
-    """A number in a query.
+def whole(value: str, name: str, *, least: int = 0, most: int = 2**53) -> int:
+    """A whole number in a query.
 
     Raises:
         WireError: it is none, or out of bounds.
     """
-    try:
-        found = float(value)
-    except ValueError as error:
-        raise WireError(f"{name} is not a number") from error
-    if not least <= found <= most or not value.isascii() or (most < math.inf and not found.is_integer()):
-        raise WireError(f"{name} is out of bounds")
-    return found
+    if not _WHOLE.fullmatch(value) or not least <= int(value) <= most:
+        raise WireError(f"{name} is not a whole number from {least} to {most}")
+    return int(value)
+
+
+def seconds(value: str, name: str, *, most: float) -> float:
+    """A number of seconds in a query.
+
+    Raises:
+        WireError: it is none, or out of bounds.
+    """
+    if not _NUMBER.fullmatch(value) or not 0 <= float(value) <= most:
+        raise WireError(f"{name} is not a number from 0 to {most:g}")
+    return float(value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from typing import Final
 
 import anyio.to_thread
 from starlette.requests import Request
@@ -21,6 +22,8 @@ from guard.reasons import Code
 from guard.web.bodies import json_body, word
 from guard.web.services import Services
 from guard.web.visits import Visitor, Visits, visitor
+
+_LOGIN: Final = ("as", "code", "once", "credential", "client_data", "authenticator_data", "signature")
 
 
 class Sessions:
@@ -49,7 +52,7 @@ class Sessions:
 
     async def open(self, request: Request) -> Response:
         """Log in: `as` and `code`, or a passkey's assertion with its `once`."""
-        return await self.log_in(await json_body(request), JSONResponse({}), describe=True)
+        return await self.log_in(await json_body(request, *_LOGIN), JSONResponse({}), describe=True)
 
     async def log_in(self, evidence: Mapping[str, Json], answer: Response, *, describe: bool = False) -> Response:
         """Check the evidence and put the cookie into an answer.
@@ -97,15 +100,16 @@ class Sessions:
 
     async def enrol(self, request: Request) -> Response:
         """What the browser is asked to create, for the secret of an `invitation`."""
-        body = await json_body(request)
+        body = await json_body(request, "invitation")
         return JSONResponse(
             await anyio.to_thread.run_sync(self._passkeys.begin_enrolment, word(body.get("invitation")))
         )
 
     async def enrolled(self, request: Request) -> Response:
         """Take the passkey the browser made; uses the invitation up."""
-        body = await json_body(request)
-        texts = [word(body.get(name)) for name in ("invitation", "once", "client_data", "attestation")]
+        named = ("invitation", "once", "client_data", "attestation")
+        body = await json_body(request, *named)
+        texts = [word(body.get(name)) for name in named]
         factor = await anyio.to_thread.run_sync(lambda: self._passkeys.finish_enrolment(*texts))
         return JSONResponse({"factor": factor.id, "subject": factor.subject}, status_code=HTTPStatus.CREATED)
 
