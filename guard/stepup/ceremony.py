@@ -64,9 +64,6 @@ SWEEP: Final = 5.0
 WORDS: Final = 500
 """Characters of a person's words that are kept."""
 
-PRECEDENT: Final = 64 * 1024
-"""Characters of arguments that are kept to compare the next call of a tool with; longer ones are not kept."""
-
 _DURABLE: Final = frozenset({State.CONSUMED, State.DENIED, State.REVOKED})
 
 
@@ -304,7 +301,7 @@ class Ceremony:
             principal=approved.principal.subject,
             challenge=approved.id,
             digest=approved.digest,
-            arguments=approved.arguments if len(approved.arguments) <= PRECEDENT else "",
+            arguments=approved.arguments,
             approved=approved.decided,
             expires=approved.decided + self._remember,
         )

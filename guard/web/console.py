@@ -179,6 +179,7 @@ class Console:
         values: dict[str, object] = {
             "challenge": found,
             "state": state,
+            "everything": everything,
             "error": error,
             "flash": "" if error else flash,
             "wanting": missing(found.requirement, found.proofs) if state is State.PENDING else "",

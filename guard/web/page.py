@@ -17,14 +17,14 @@ from markupsafe import Markup, escape
 
 from guard.model import Challenge
 from guard.people import Precedent
-from guard.stepup.difference import Difference, difference
+from guard.stepup.difference import difference
 from guard.stepup.view import facts, pretty, render
 from guard.stepup.visible import visible
 
-SHORT: Final = 10_000
-"""Characters of arguments on a short page."""
-_SHORT_FIELDS: Final = 12
-_SHORT_VALUE: Final = 160
+SHORT: Final = 12_000
+"""Bytes that the arguments may take on a short page, as HTML: fewer characters where they have to be escaped."""
+_SHORT_FIELDS: Final = 8
+_SHORT_VALUE: Final = 100
 _LONG_VALUE: Final = 2_000
 _AROUND: Final = 40
 _MARKED: Final = re.compile(r"⟨[^⟩]*⟩")
@@ -50,7 +50,6 @@ class Comparison:
     fields: Sequence[Compared]
     more: int
     same: int
-    comparable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ def show(challenge: Challenge, precedent: Precedent | None, *, whole: bool) -> S
     if precedent is not None and (precedent.challenge == challenge.id or not challenge.state.open):
         precedent = None
     text = "\n".join(pretty(seen(challenge.arguments))) if challenge.state.open else ""
-    kept = text if whole or len(text) <= SHORT else text[:SHORT]
+    kept = text if whole else _fitting(text)
     return Shown(
         facts=dict(said),
         arguments=marked(kept),
@@ -101,16 +100,23 @@ def marked(text: str) -> Markup:
     return Markup(_MARKED.sub(r"<mark>\g<0></mark>", str(escape(text))))  # noqa: S704 - escaped, then marked
 
 
+def _fitting(text: str) -> str:
+    """As much of a text from its beginning as fits a short page."""
+    kept = text[:SHORT]
+    while (size := len(marked(kept).encode())) > SHORT:
+        kept = kept[: min(len(kept) - 1, len(kept) * SHORT // size)]
+    return kept
+
+
 def _compare(challenge: Challenge, precedent: Precedent, *, whole: bool) -> Comparison:
-    comparable = bool(precedent.arguments)
-    found = difference(precedent.arguments, challenge.arguments) if comparable else Difference((), 0, 0)
+    found = difference(precedent.arguments, challenge.arguments)
     shown = found.fields if whole else found.fields[:_SHORT_FIELDS]
     longest = _LONG_VALUE if whole else _SHORT_VALUE
     fields = []
     for field in shown:
         before, now = _pair(field.before, field.now, longest)
         fields.append(Compared(marked(_cut(seen(field.path), longest)), field.change, before, now))
-    return Comparison(precedent, fields, found.more + len(found.fields) - len(shown), found.same, comparable)
+    return Comparison(precedent, fields, found.more + len(found.fields) - len(shown), found.same)
 
 
 def _pair(before: str, now: str, longest: int) -> tuple[Markup, Markup]:
