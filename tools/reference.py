@@ -245,8 +245,8 @@ def api() -> str:
         "On `<console.listen>`, for approvers; `/v1/openapi.json` says the same to programs. Log in with `POST "
         "/v1/session`: the answer sets a cookie and names the token that every request which changes something carries "
         "in the header `guard-csrf`. You see the challenges of your groups; others do not exist for you. An agent "
-        'gets 403 for its key, nobody 401. A refusal is `{"reason": code, "message": sentence}`. The part without logins is '
-        "also served on the socket in `state/run/`, to the guard's own user only."
+        'gets 403 for its key, nobody 401. A refusal is `{"reason": code, "message": sentence}`. The part '
+        "without logins is also served on the socket in `state/run/`, to the guard's own user only."
     )
     rows = (
         [
