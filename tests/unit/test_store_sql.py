@@ -29,8 +29,8 @@ from guard.store.database import Database, RestlessWatch
 from guard.store.schema import METADATA, REVISION
 from guard.store.seal import Keyring
 from guard.store.sql import DATABASE, SqlStore
-from guard.testing import StoreContract
-from tests.console_contract import ConsoleContract, consumed, example_challenge, race, satisfied
+from guard.testing import StoreContract, consumed, example_challenge, race, satisfied
+from tests.console_contract import ConsoleContract
 
 POSTGRES = os.environ.get("GUARD_TEST_POSTGRES_URL", "")
 

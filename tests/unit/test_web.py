@@ -14,12 +14,9 @@ import httpx2
 import pytest
 
 from guard.clock import SystemClock
-from guard.config import Config, Console
+from guard.config import Console
 from guard.errors import ProofInvalidError
-from guard.factors.passkeys import Passkeys
-from guard.factors.totp import TotpFactor
-from guard.factors.webauthn import Site
-from guard.identity.keys import KeyIdentifier, new_key
+from guard.identity.keys import new_key
 from guard.identity.lifecycle import Lifecycle
 from guard.model import Challenge, Demand, Json, Principal, Proof, ProofClass, Requirement, Sensitivity, State
 from guard.reasons import Code, Reason
@@ -29,7 +26,7 @@ from guard.store.seal import Keyring
 from guard.store.sql import SqlStore
 from guard.web.application import api
 from guard.web.gate import names
-from guard.web.services import Services
+from tests.web_services import services
 
 SECRET = "hunter2-in-the-arguments"
 
@@ -69,29 +66,15 @@ class House:
     ready: bool = True
 
     def client(self, *, local: bool = True, **headers: str) -> httpx2.AsyncClient:
-        store, clock, journal = self.store, self.clock, self.journal
-        services = Services(
-            config=Config(),
-            store=store,
-            ledger=journal,
+        house = services(
+            store=self.store,
+            ledger=self.journal,
             ceremony=self.ceremony,
-            identifier=KeyIdentifier(store, clock),
-            clock=clock,
-            codes=TotpFactor(store.factors, self.keyring, journal, clock),
-            passkeys=Passkeys(
-                factors=store.factors,
-                approvers=store.approvers,
-                people=store.people,
-                seal=self.keyring,
-                ledger=journal,
-                clock=clock,
-                site=Site.of("http://localhost:7001"),
-                audience="guard",
-            ),
+            clock=self.clock,
+            keyring=self.keyring,
             ready=lambda: self.ready,
-            changed=lambda _: anyio.sleep_forever(),
         )
-        app = api(services, local=local)
+        app = api(house, local=local)
         return httpx2.AsyncClient(
             transport=httpx2.ASGITransport(app=app), base_url="http://localhost:7001", headers=headers
         )
