@@ -186,7 +186,7 @@ class Challenges(Protocol):
         """One page, as place and challenge **without its arguments**; the last place is where the next one begins."""
 
     def pulse(self, groups: frozenset[str] | None, now: float) -> tuple[int, str]:
-        """How many challenges of these groups wait, and a mark that differs when any open one of them changed."""
+        """How many challenges of these groups wait, and a mark that differs when one of them came, went or changed."""
 
     def count_open(self, principal: str, now: float) -> int:
         """How many challenges of a principal are open, and not out of time at `now`."""

@@ -143,8 +143,11 @@ class SqlChallenges:
         )
         with self._database.read() as connection:
             rows = connection.execute(query).all()
+            # What opened and ended between two looks left no other trace, and may have been shown meanwhile.
+            last = connection.execute(select(func.max(table.c.seq))).scalar_one()
         waiting = next((int(count) for state, count, _, _ in rows if state == State.PENDING), 0)
-        return waiting, ";".join(f"{state}:{count}:{newest}:{versions}" for state, count, newest, versions in rows)
+        marks = (f"{state}:{count}:{newest}:{versions}" for state, count, newest, versions in rows)
+        return waiting, ";".join([str(last or 0), *marks])
 
     def count_open(self, principal: str, now: float) -> int:
         """How many challenges of a principal are open, and not out of time at `now`.

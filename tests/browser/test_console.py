@@ -28,7 +28,14 @@ XSS = [
 
 
 def open_challenge(person: Person, challenge: str) -> None:
-    person.page.goto(f"/challenges/{challenge}")
+    """Go there; a page that at this moment follows its own challenge's change goes first."""
+    for _ in range(3):
+        try:
+            person.page.goto(f"/challenges/{challenge}")
+        except Error as error:
+            assert "ERR_ABORTED" in error.message  # noqa: PT017 - anything else is no race of two navigations
+        else:
+            return
 
 
 def approve(person: Person) -> None:
@@ -178,7 +185,7 @@ def test_hidden_and_lookalike_characters_and_padding_are_spelled_out(house: Hous
 def test_a_long_call_says_what_is_cut_and_is_approved_where_nothing_is(house: House, ann: Person) -> None:
     challenge, again = house.pause("wipe", {"note": "\n" * 9000, "z_path": "the/hidden/one"})
     open_challenge(ann, challenge)
-    expect(ann.page.get_by_text("the/hidden/one")).to_have_count(0)
+    expect(ann.page.locator(".arguments")).not_to_contain_text("the/hidden/one")
     expect(ann.page.get_by_text("Cut here")).to_be_visible()
     expect(ann.page.get_by_role("button", name="Approve")).to_have_count(0)
     expect(ann.page.get_by_role("button", name="Refuse")).to_have_count(1)

@@ -97,6 +97,10 @@ const html = window.trustedTypes
   ? trustedTypes.createPolicy("guard", { createHTML: (text) => text }) // only the console's own, escaped pages
   : { createHTML: (text) => text };
 
+// One answer after the other: an older one that arrives late must not replace a newer one.
+let refreshing = Promise.resolve();
+const inTurn = (work) => (refreshing = refreshing.then(work, work));
+
 async function refreshList(place) {
   const answer = await fetch(place.dataset.live + location.search);
   if (answer.status === 401) return location.reload();
@@ -127,9 +131,9 @@ function listen() {
     source = new EventSource("/v1/events");
     source.addEventListener("change", (event) => {
       if (list) {
-        refreshList(list);
+        inTurn(() => refreshList(list));
         document.title = document.title.replace(/^\d+/, JSON.parse(event.data).waiting);
-      } else refreshChallenge(challenge);
+      } else inTurn(() => refreshChallenge(challenge));
     });
     source.addEventListener("error", async () => {
       if (source.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
