@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow check conformance clients bench drift-bench soak docs format clean
+.PHONY: help demo test test-slow check conformance clients bench drift-bench soak screenshots docs format clean
 
 help:                ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -18,12 +18,12 @@ demo: $(READY)       ## watch a privileged call being paused, proven, forwarded 
 	@sh tools/system-packages.sh softhsm2 git
 	@$(BIN)/python examples/git/run.py $(if $(KEEP),--keep)
 
-test: $(READY)       ## the default suite: unit, integration, real processes, SoftHSM
-	@sh tools/system-packages.sh softhsm2 git
+test: $(READY)       ## the default suite: unit, integration, real processes, SoftHSM, a real browser
+	@sh tools/system-packages.sh softhsm2 git chromium
 	@$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: $(READY)  ## long property and crash runs
-	@sh tools/system-packages.sh softhsm2 git
+	@sh tools/system-packages.sh softhsm2 git chromium
 	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -m slow --timeout 1800
 
 check: $(READY)      ## lint, format, types, layers, lengths, generated documents
@@ -49,6 +49,10 @@ soak: $(READY)       ## fifteen minutes of mixed load with crashes, and judges o
 
 drift-bench: $(READY) ## how well unusual calls are found in recorded agent runs (RECORD=1 writes the table into the docs)
 	@$(BIN)/python tools/drift_bench.py $(if $(RECORD),--record)
+
+screenshots: $(READY) ## take the console's pictures in docs/images anew, as the browser tests see it
+	@sh tools/system-packages.sh softhsm2 chromium
+	@GUARD_SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/browser/test_screenshots.py
 
 docs: $(READY)       ## build the documentation into site/
 	@$(BIN)/python tools/reference.py

@@ -15,7 +15,9 @@ from guard.audit.ledger import FileLedger
 from guard.audit.redact import Redactor
 from guard.clock import SystemClock
 from guard.config import Config, load
-from guard.factors.approval import ApprovalFactor
+from guard.factors import totp, webauthn
+from guard.factors.approval import ApprovalFactor, Authenticator
+from guard.factors.passkeys import Passkeys
 from guard.factors.signature import CallSignatureFactor, SignatureFactor
 from guard.factors.totp import TotpFactor
 from guard.stepup.ceremony import Ceremony
@@ -55,10 +57,30 @@ class Desk:
         """What keeps secrets out of records."""
         return Redactor(self.keyring.digest_key)
 
+    @cached_property
+    def codes(self) -> TotpFactor:
+        """The one-time codes of people."""
+        return TotpFactor(self.store.factors, self.keyring, self.ledger, self.clock)
+
+    @cached_property
+    def passkeys(self) -> Passkeys:
+        """The passkeys of people."""
+        store, config = self.store, self.config
+        return Passkeys(
+            factors=store.factors,
+            approvers=store.approvers,
+            people=store.people,
+            seal=self.keyring,
+            ledger=self.ledger,
+            clock=self.clock,
+            site=webauthn.Site.of(config.console.public_url),
+            audience=config.deployment,
+        )
+
     def ceremony(self) -> Ceremony:
         """The interactive side of step-ups, with every factor that is built in."""
         store, config = self.store, self.config
-        codes = TotpFactor(store.factors, self.keyring, self.ledger, self.clock)
+        methods: dict[str, Authenticator] = {totp.KIND: self.codes, webauthn.KIND: self.passkeys}
         return Ceremony(
             store,
             self.ledger,
@@ -66,10 +88,11 @@ class Desk:
             verifiers={
                 "signature": SignatureFactor(store.factors, audience=config.deployment),
                 "call_signature": CallSignatureFactor(store.factors, audience=config.deployment),
-                "approval": ApprovalFactor(store.approvers, store.agents, {"totp": codes}, solo=config.approval.solo),
+                "approval": ApprovalFactor(store.approvers, store.agents, methods, solo=config.approval.solo),
             },
             cool_down=config.approval.cool_down,
             pending=config.approval.pending,
+            remember=config.approval.remember,
             redact=self.redactor.text,
         )
 

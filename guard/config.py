@@ -136,6 +136,10 @@ class Console(Listener):
         "http://localhost:7001", description="the URL people use; challenges link here, passkeys need a name in it"
     )
 
+    login: float = Field(
+        28_800.0, ge=60, le=604_800, description="seconds an approver stays logged in, to look; voting asks every time"
+    )
+
     @field_validator("public_url")
     @classmethod
     def _url(cls, value: str) -> str:
@@ -237,6 +241,13 @@ class Approval(_Strict):
     solo: bool = Field(False, description="let the agent's owner approve; written into every record")
     expires: float = Field(900.0, ge=5, le=86400, description="seconds a challenge stays open, and a grant usable")
     pending: int = Field(256, ge=1, le=65536, description="challenges one agent may have open at a time")
+    remember: float = Field(
+        2_592_000.0,
+        ge=0,
+        le=31_536_000,
+        description="seconds the last approved call of each tool is kept, sealed, to show approvers what differs; "
+        "0 keeps none",
+    )
     cool_down: float = Field(60.0, ge=0, le=86400, description="seconds a refused call stays refused")
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from guard.model import Call, Challenge, Finding, Json, Principal, Proof, State
+from guard.people import People, Range
 
 # ------------------------------------------------------------------ time
 
@@ -181,6 +182,12 @@ class Challenges(Protocol):
     ) -> Sequence[Challenge]:
         """Challenges by state and principal, oldest first; with `due`, those only that expire then or before."""
 
+    def page(self, wanted: Range) -> Sequence[tuple[int, Challenge]]:
+        """One page, as place and challenge **without its arguments**; the last place is where the next one begins."""
+
+    def pulse(self, groups: frozenset[str] | None, now: float) -> tuple[int, str]:
+        """How many challenges of these groups wait, and a mark that differs when one of them came, went or changed."""
+
     def count_open(self, principal: str, now: float) -> int:
         """How many challenges of a principal are open, and not out of time at `now`."""
 
@@ -277,6 +284,10 @@ class Store(Protocol):
     @property
     def pins(self) -> Pins:
         """Tool definitions."""
+
+    @property
+    def people(self) -> People:
+        """What the console remembers."""
 
     def changed(self) -> int:
         """A number that moves whenever another connection committed; cheap enough to poll ten times a second."""

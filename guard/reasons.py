@@ -97,6 +97,7 @@ class Code(StrEnum):
     # Who is asking.
     NO_CREDENTIAL = "no_credential", "no credential was presented"
     BAD_CREDENTIAL = "bad_credential", "the credential is unknown, expired or revoked"
+    CROSS_SITE = "cross_site", "the request does not come from the console's own pages, or lacks its login's token"
     FOREIGN_SESSION = "foreign_session", "the session belongs to another principal or is unknown"
 
     # What is wrong with a proof.

@@ -45,7 +45,8 @@ from guard.proxy.pipeline import Pipeline
 from guard.proxy.pipes import standard_streams
 from guard.proxy.stdio import StdioFront
 from guard.proxy.upstream import Upstreams
-from guard.web.api import api
+from guard.web.application import api
+from guard.web.services import Services
 
 log = structlog.get_logger()
 
@@ -53,6 +54,27 @@ _LOOK = 0.1
 """Seconds between two looks at what other processes changed."""
 _REREAD = 1.0
 """Seconds between two looks at the policy files."""
+_SWEEP = 60.0
+"""Seconds between two sweeps of what people's logins and links leave behind."""
+
+
+class Changes:
+    """Counts changes any process made to the state, and lets tasks wait for the next one without missing any."""
+
+    def __init__(self) -> None:
+        self._count, self._event = 0, anyio.Event()
+
+    def note(self) -> None:
+        """Count one, and wake everybody who waits."""
+        self._count += 1
+        self._event.set()
+        self._event = anyio.Event()
+
+    async def wait(self, seen: int) -> int:
+        """The count, once it is another than the one `seen` before."""
+        while self._count == seen:
+            await self._event.wait()
+        return self._count
 
 
 class Engine:
@@ -102,7 +124,7 @@ class Engine:
             ),
             clock=clock,
         )
-        self.ready = False
+        self.ready, self.changes = False, Changes()
         self._local: Listening | None = None
 
     def stop(self) -> None:
@@ -112,8 +134,8 @@ class Engine:
             self._local.stop(force=True)
 
     @asynccontextmanager
-    async def running(self, what: str, changed: Callable[[], object] = lambda: None) -> AsyncIterator[None]:
-        """Run the background tasks around a front; `changed` is called when other processes changed the state."""
+    async def running(self, what: str) -> AsyncIterator[None]:
+        """Run the background tasks around a front."""
         desk = self._desk
         recover(desk.config.state, desk.store.challenges, desk.ledger, own_lane=desk.ledger.lane)
         desk.ledger.append("guard.started", {"front": what, "version": __version__, "pid": os.getpid()})
@@ -123,7 +145,8 @@ class Engine:
             await group.start(self.ceremony.run)
             group.start_soon(self.catalogue.run)
             group.start_soon(self._memory.run)
-            group.start_soon(self._look_around, changed)
+            group.start_soon(self._look_around)
+            group.start_soon(self._forget)
             group.start_soon(self._reread)
             async with self._local_socket():
                 self.ready = True
@@ -138,17 +161,21 @@ class Engine:
             desk.ledger.append("guard.stopped", {"front": what, "pid": os.getpid()})
 
     def api(self, *, local: bool) -> Starlette:
-        """The API application of one listener."""
+        """The application of one listener."""
         desk = self._desk
-        return api(
+        services = Services(
             config=desk.config,
             store=desk.store,
+            ledger=desk.ledger,
             ceremony=self.ceremony,
             identifier=self.identifier,
             clock=desk.clock,
+            codes=desk.codes,
+            passkeys=desk.passkeys,
             ready=lambda: self.ready,
-            local=local,
+            changed=self.changes.wait,
         )
+        return api(services, local=local)
 
     def report(self, event: str, fields: Mapping[str, Json]) -> None:
         """Write a record of something that has happened whether or not it can be written."""
@@ -170,7 +197,7 @@ class Engine:
         finally:
             path.unlink(missing_ok=True)
 
-    async def _look_around(self, changed: Callable[[], object]) -> None:
+    async def _look_around(self) -> None:
         """Forget what other processes may have changed: keys, pins."""
         store, last = self._desk.store, -1
         while True:
@@ -180,10 +207,19 @@ class Engine:
                 if now != last:
                     self.identifier.invalidate()
                     await anyio.to_thread.run_sync(self._reload_pins)
-                    changed()
+                    self.changes.note()
                 last = now
             except StoreUnavailableError as error:
                 log.warning("store.unavailable", detail=error.detail)
+
+    async def _forget(self) -> None:
+        """Erase tickets, logins and precedents whose time is up."""
+        while True:
+            try:
+                await anyio.to_thread.run_sync(lambda: self._desk.store.people.sweep(self._desk.clock.now()))
+            except StoreUnavailableError as error:
+                log.warning("store.unavailable", detail=error.detail)
+            await anyio.sleep(_SWEEP)
 
     def _reload_pins(self) -> None:
         for name in self._servers:
@@ -327,10 +363,9 @@ async def _run(desk: Desk, name: str, key: str) -> int:
                 stop()
 
     async with anyio.create_task_group() as group:
-        changes = _Changes()
-        async with engine.running("stdio", changes.note):
+        async with engine.running("stdio"):
             group.start_soon(until_signal)
-            group.start_soon(_watch_key, engine.identifier, principal, changes, stop)
+            group.start_soon(_watch_key, engine.identifier, principal, engine.changes, stop)
             with standard_streams() as (stdin, stdout):
                 code = await front.run(stdin, stdout)
                 await stdin.aclose()
@@ -339,26 +374,13 @@ async def _run(desk: Desk, name: str, key: str) -> int:
     return code
 
 
-class _Changes:
-    """Lets a task wait until other processes changed the state."""
-
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-
-    def note(self) -> None:
-        self._event.set()
-        self._event = anyio.Event()
-
-    async def wait(self) -> None:
-        await self._event.wait()
-
-
 async def _watch_key(
-    identifier: KeyIdentifier, principal: Principal, changes: _Changes, stop: Callable[[], None]
+    identifier: KeyIdentifier, principal: Principal, changes: Changes, stop: Callable[[], None]
 ) -> None:
     """End the front when the key it was started with is revoked or expires."""
+    seen = 0
     while True:
-        await changes.wait()
+        seen = await changes.wait(seen)
         try:
             await identifier.recheck(principal)
         except IdentityError as error:

@@ -1,4 +1,4 @@
-"""Write docs/reference/{reasons,settings,events,cli,policy}.md from the code: `reference.py [--check]`.
+"""Write docs/reference/{reasons,settings,events,cli,policy,api}.md from the code: `reference.py [--check]`.
 
 With --check nothing is written, and the exit code says whether every page is current.
 """
@@ -21,6 +21,7 @@ from guard.policy.keys import DEFAULT_KEYS, ENTRY_KEYS, FILE_KEYS, RULE_KEYS, WI
 from guard.policy.vocabulary import EFFECTS, REQUIREMENT_MEANING, SENSITIVITY_MEANING
 from guard.reasons import Code
 from guard.signer.settings import Allow, SignerSettings
+from guard.web.openapi import ENDPOINTS
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"
@@ -236,9 +237,32 @@ def named(words: Mapping[str, str]) -> Iterator[list[str]]:
     return ([f"`{word}`", meaning] for word, meaning in words.items())
 
 
+# ------------------------------------------------------------------ the API
+
+
+def api() -> str:
+    """Every endpoint of the console's API."""
+    lead = (
+        "On `<console.listen>`, for approvers; `/v1/openapi.json` says the same to programs. Log in with `POST "
+        "/v1/session`: the answer sets a cookie and names the token that every request which changes something carries "
+        "in the header `guard-csrf`. You see the challenges of your groups; others do not exist for you. An agent "
+        'gets 403 for its key, nobody 401. A refusal is `{"reason": code, "message": sentence}`. The part '
+        "without logins is also served on the socket in `state/run/`, to the guard's own user only."
+    )
+    rows = (
+        [
+            f"`{one.method.upper()} {one.path}`",
+            one.summary + ("" if one.login else " (needs no login)"),
+            ", ".join(f"`{name}`" for name in one.query or {}) or "-",
+        ]
+        for one in ENDPOINTS
+    )
+    return page("API", "guard/web/openapi.py", lead, table(["Endpoint", "What it does", "Query"], rows))
+
+
 def main() -> int:
     """Write the pages, or check them."""
-    pages = {"reasons": reasons, "settings": settings, "events": events, "cli": commands, "policy": policy}
+    pages = {"reasons": reasons, "settings": settings, "events": events, "cli": commands, "policy": policy, "api": api}
     stale = []
     for name, make in pages.items():
         file, text = FOLDER / f"{name}.md", make()

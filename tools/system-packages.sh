@@ -6,6 +6,7 @@ for package in "$@"; do
   case $package in
     softhsm2) found=$(command -v softhsm2-util || true) ;;
     nginx-light) found=$(PATH=$PATH:/usr/sbin command -v nginx || true) ;;
+    chromium) found=$(command -v chromium || command -v chromium-browser || command -v google-chrome || true) ;;
     python3-venv) found= ;;
     *) found=$(command -v "$package" || true) ;;
   esac

@@ -52,6 +52,8 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         "agent.revoked": "an agent and all its keys were revoked",
         "approver.added": "a person may approve",
         "approver.removed": "a person may no longer approve",
+        "approver.invited": "a one-time link to enrol a passkey was made for an approver",
+        "login.accepted": "an approver logged in at the console, to look; a login never decides",
         "factor.enrolled": "a factor was enrolled",
         "factor.locked": "a factor was locked",
         "factor.revoked": "a factor was revoked",

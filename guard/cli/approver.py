@@ -8,7 +8,11 @@ import click
 
 from guard.app import desk
 from guard.cli import options
+from guard.errors import GuardError
+from guard.factors import webauthn
+from guard.factors.passkeys import INVITATION
 from guard.identity.lifecycle import Lifecycle
+from guard.reasons import Code
 
 
 @click.group()
@@ -27,7 +31,30 @@ def add(name: str, groups: tuple[str, ...], file: Path) -> None:
         able = any(not one.revoked and not one.locked for one in services.store.factors.of(name))
     options.note(f"{name} may approve for {', '.join(sorted(person.groups))}")
     if not able:
-        options.note(f"next: guard factor enroll totp {name}")
+        options.note(f"next: guard approver invite {name} (a passkey), or guard factor enroll totp {name} (codes)")
+
+
+@approver.command()
+@click.argument("name")
+@click.option("--lost", is_flag=True, help="Also revoke every factor NAME has, and end their logins, at once.")
+@options.config
+@options.as_json
+def invite(*, name: str, lost: bool, file: Path, as_json: bool) -> None:
+    """Print a link with which the person NAME enrols a passkey, once and within 15 minutes.
+
+    Whoever opens the link becomes NAME: hand it over in person or where you know who reads. Somebody whose
+    passkey is lost is invited by another admin, not by themselves.
+    """
+    by = options.operator()
+    with desk(file) as services:
+        had = any(one.kind == webauthn.KIND for one in services.store.factors.of(name))
+        if had and by.casefold() == name.casefold() and not services.config.approval.solo:
+            message = f"{name} had a passkey before; another admin invites them again"
+            raise GuardError(message, reason=Code.PROOF_WRONG_APPROVER)
+        secret = services.passkeys.invite(name, by=by, lost=lost)
+        url = f"{services.config.console.public_url}/enrol#{secret}"
+    options.only(url, {"subject": name, "url": url, "seconds": int(INVITATION)}, as_json=as_json)
+    options.note(f"{name} opens this within 15 minutes, while guard serve runs; it works once and is not shown again")
 
 
 @approver.command()

@@ -126,6 +126,19 @@ def deny(*, id: str, name: str, code: str, reason: str, file: Path, as_json: boo
     options.note("denied")
 
 
+@challenge.command()
+@click.argument("id")
+@click.option("--reason", default="", help="Why, for the record.")
+@options.config
+@options.as_json
+def cancel(*, id: str, reason: str, file: Path, as_json: bool) -> None:
+    """Close challenge ID undecided; unlike a refusal, the agent may ask again at once."""
+    with desk(file) as services:
+        closed = anyio.run(partial(services.ceremony().cancel, id, by=options.operator(), because=reason))
+        _tell(closed, services.clock.now(), as_json=as_json)
+    options.note("cancelled")
+
+
 def _evidence(services: Desk, found: Challenge, name: str, code: str) -> Mapping[str, Json]:
     """What a person's decision rests on: the view printed here, whose digest is computed here.
 

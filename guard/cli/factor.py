@@ -12,7 +12,6 @@ from guard.app import Desk, desk
 from guard.cli import options
 from guard.errors import GuardError, NotFoundError
 from guard.factors import register, signature
-from guard.factors.totp import TotpFactor
 from guard.ports import Factor
 from guard.signer.settings import SignerSettings, require_pkcs11
 
@@ -40,9 +39,7 @@ def totp(name: str, file: Path, as_json: bool) -> None:
         if services.store.agents.get(name) is not None:
             raise GuardError(f"{name} is an agent; a code it can make itself would prove nothing")
         person = services.store.approvers.get(name)
-        made = TotpFactor(services.store.factors, services.keyring, services.ledger, services.clock).enroll(
-            name, issuer=services.config.deployment
-        )
+        made = services.codes.enroll(name, issuer=services.config.deployment)
     options.only(made.uri, {"subject": name, "id": made.factor.id, "uri": made.uri}, as_json=as_json)
     options.note(f"put this into {name}'s authenticator app and nowhere else; it is not shown again")
     if person is None or person.removed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from functools import partial
 from pathlib import Path
 
@@ -51,10 +50,6 @@ def list_(file: Path, as_json: bool) -> None:
 @options.config
 def revoke(id: str, file: Path) -> None:
     """Withdraw the unspent grant ID (g_...)."""
-    try:
-        by = getpass.getuser()
-    except (OSError, KeyError):
-        by = "guard grant"
     with desk(file) as services:
-        anyio.run(partial(services.ceremony().revoke, id, by=by))
+        anyio.run(partial(services.ceremony().revoke, id, by=options.operator()))
     options.note(f"{id} is revoked")

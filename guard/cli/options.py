@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import sys
@@ -57,6 +58,14 @@ def only(line: str, data: Mapping[str, Json], *, as_json: bool) -> None:
 def moment(at: float) -> str:
     """Unix seconds as UTC text; "" for never (0)."""
     return datetime.fromtimestamp(int(at), tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if at else ""
+
+
+def operator() -> str:
+    """Who runs the command, as the system knows them; behind sudo, who called it."""
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
 
 
 def note(text: str) -> None:

@@ -167,12 +167,18 @@ def _people(services: Desk) -> Iterator[Check]:
     approvers = [person for person in services.store.approvers.all() if not person.removed]
     able = {factor.subject for factor in services.store.factors.of("") if not factor.revoked and not factor.locked}
     if not approvers:
-        yield Check("warning", "nobody can consent", "guard approver add NAME; guard factor enroll totp NAME")
+        yield Check("warning", "nobody can consent", "guard approver add NAME; guard approver invite NAME")
     for person in approvers:
         if person.name not in able:
             yield Check(
-                "warning", f"approver {person.name} has no working factor", f"guard factor enroll totp {person.name}"
+                "warning", f"approver {person.name} has no working factor", f"guard approver invite {person.name}"
             )
+    if services.passkeys.site is None:
+        yield Check(
+            "warning",
+            f"browsers have no passkeys at {services.config.console.public_url}",
+            "give [console] public_url a name, with https unless it is localhost; until then approvers use codes",
+        )
     agents = [agent for agent in services.store.agents.all() if not agent.revoked]
     if not agents:
         yield Check("warning", "no agent is enrolled", "guard agent add NAME")

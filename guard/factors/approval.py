@@ -1,7 +1,7 @@
 """Consent: a person who is not the agent, nor its owner, wants exactly this call.
 
-Whether the person may decide at all is checked first, and only then is their code spent, so that a
-refused vote costs nobody a code. To the outside an unknown person and a wrong code look the same.
+Whether the person may decide at all is checked first, and only then is their code or assertion spent, so that a
+refused vote costs nobody anything. To the outside an unknown person and a wrong code look the same.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from guard.model import Challenge, Json, Proof, ProofClass, State
 from guard.ports import Agents, Approver, Approvers
 from guard.stepup.view import render
 from guard.stepup.visible import visible
+from guard.stepup.vote import Decision, Vote
 
 NOTE_CHARACTERS: Final = 500
 
 
-class CodeAuthenticator(Protocol):
-    """Checks one code of one person by raising, and spends it."""
+class Authenticator(Protocol):
+    """Checks by raising that a vote is the person's own, and spends what showed it."""
 
-    def authenticate(self, subject: str, code: str, now: float) -> str:
-        """The id of the factor that made this code.
+    def vouch(self, vote: Vote, now: float) -> str:
+        """The id of the factor that vouches for exactly this vote.
 
         Raises:
-            ProofError: the code does not count; the subclass says why.
+            ProofError: the evidence does not count; the subclass says why.
         """
 
     def works(self, factor: str) -> bool:
@@ -37,15 +38,15 @@ class CodeAuthenticator(Protocol):
 class ApprovalFactor:
     """Turns a person's decision into a proof of consent (a `guard.ports.FactorVerifier`).
 
-    Evidence: `as` (the person), `code`, `view_digest` (of the view they were shown), and optionally `note`
-    (their words), `method` (the authenticator; "totp" unless told) and `decision`, which is "deny"
-    when the person refuses: refusing is open to somebody who approved before.
+    Evidence: `as` (the person), `view_digest` (of the view they were shown), what the method wants (a `code`; an
+    assertion), and optionally `note` (their words), `method` (the authenticator; "totp" unless told) and
+    `decision`, which is "deny" when the person refuses: refusing is open to somebody who approved before.
     """
 
     __slots__ = ("_agents", "_approvers", "_authenticators", "_solo")
 
     def __init__(
-        self, approvers: Approvers, agents: Agents, authenticators: Mapping[str, CodeAuthenticator], *, solo: bool
+        self, approvers: Approvers, agents: Agents, authenticators: Mapping[str, Authenticator], *, solo: bool
     ) -> None:
         """With `solo`, the agent's owner may approve, and every such proof says so."""
         self._approvers = approvers
@@ -63,13 +64,13 @@ class ApprovalFactor:
             ProofReplayedError: the person approved before, or the code was used before.
             ProofLockedError: the person's factor is locked.
         """
-        name, code = _text(evidence, "as"), _text(evidence, "code")
-        method = _text(evidence, "method", "totp")
+        name, method = _text(evidence, "as"), _text(evidence, "method", "totp")
+        decision: Decision = "deny" if _text(evidence, "decision", "approve") == "deny" else "approve"
         person = self._entitled(challenge, name)
         solo = self._is_owner(challenge, name)
         if solo and not self._solo:
             raise ProofWrongApproverError(f"{name} owns the agent and may not approve its calls")
-        if _text(evidence, "decision", "approve") != "deny" and _approved(challenge, name):
+        if decision == "approve" and _approved(challenge, name):
             raise ProofReplayedError(f"{name} has approved this already; one person is one voice")
         shown = _text(evidence, "view_digest")
         if not _shows(challenge, shown):
@@ -77,7 +78,8 @@ class ApprovalFactor:
         authenticator = self._authenticators.get(method)
         if authenticator is None:
             raise ProofInvalidError(detail=f"no authenticator {method!r}")
-        factor = authenticator.authenticate(person.name, code, now)
+        vote = Vote(challenge=challenge, approver=person.name, decision=decision, view_digest=shown, evidence=evidence)
+        factor = authenticator.vouch(vote, now)
         return Proof(
             proof_class=ProofClass.CONSENT,
             kind=method,

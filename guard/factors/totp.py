@@ -19,6 +19,7 @@ from pyotp.exceptions import OTPVerificationError
 from guard.errors import FactorUnavailableError, ProofInvalidError, ProofLockedError, ProofReplayedError
 from guard.factors.register import revoke
 from guard.ports import Clock, Factor, Factors, Ledger
+from guard.stepup.vote import Vote
 
 KIND: Final = "totp"
 WINDOW_STEPS: Final = 1
@@ -49,7 +50,7 @@ class Enrolment:
 
 
 class TotpFactor:
-    """Enrols code generators and checks their codes (a `guard.factors.approval.CodeAuthenticator`)."""
+    """Enrols code generators and checks their codes (a `guard.factors.approval.Authenticator`)."""
 
     __slots__ = ("_clock", "_factors", "_ledger", "_sealer")
 
@@ -104,6 +105,19 @@ class TotpFactor:
             elif self._factors.swap(factor, replace(factor, counter=step, version=factor.version + 1)):
                 return factor.id
         raise FactorUnavailableError(detail=f"factor {KIND} of {subject} is contended")
+
+    def vouch(self, vote: Vote, now: float) -> str:
+        """Check and spend the `code` in a vote's evidence.
+
+        A code says nothing about what it is spent on; the page or terminal it is typed into must be the guard's own.
+
+        Raises:
+            ProofError, UnavailableError: as `authenticate`.
+        """
+        code = vote.evidence.get("code")
+        if not isinstance(code, str):
+            raise ProofInvalidError(detail="evidence lacks the text 'code'")
+        return self.authenticate(vote.approver, code, now)
 
     def works(self, factor: str) -> bool:
         """Whether the factor of this id exists and was not revoked; a locked one was good when it was used."""

@@ -124,7 +124,7 @@ class Lifecycle:
         return person
 
     def remove_approver(self, name: str) -> None:
-        """Take a person's right to consent, and revoke their factors.
+        """Take a person's right to consent and to look, and revoke their factors.
 
         Raises:
             NotFoundError: there is no such person, or they were removed before.
@@ -134,6 +134,8 @@ class Lifecycle:
             raise NotFoundError(f"there is no approver {name}")
         self._store.approvers.put(replace(known, removed=self._clock.now()))
         self._revoke_factors(name)
+        self._store.people.tickets.drop("invite", name)
+        self._store.people.logins.close_all(name)
         self._ledger.append("approver.removed", {"approver": name})
 
     def _approver_like(self, name: str) -> Approver | None:

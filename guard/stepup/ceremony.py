@@ -29,6 +29,7 @@ from guard.errors import (
     UnavailableError,
 )
 from guard.model import Challenge, Grant, Json, Proof, ProofClass, State
+from guard.people import Precedent
 from guard.ports import Clock, FactorVerifier, Ledger, Store
 from guard.reasons import Code
 from guard.requirement import satisfied
@@ -84,12 +85,16 @@ class Ceremony:
         verifiers: Mapping[str, FactorVerifier],
         cool_down: float,
         pending: int = 256,
+        remember: float = 0,
         redact: Callable[[str], str] = _bounded,
     ) -> None:
-        """Take the ports; `verifiers` by kind of evidence, `cool_down` in seconds, `pending` challenges a principal."""
+        """Take the ports; `verifiers` by kind of evidence, `cool_down` in seconds, `pending` challenges a principal.
+
+        `remember` is how many seconds the last approved call of a tool is kept, sealed, to compare the next one with.
+        """
         self._store, self._challenges, self._ledger, self._clock = store, store.challenges, ledger, clock
         self._verifiers, self._cool_down, self._redact = dict(verifiers), cool_down, redact
-        self._pending_limit, self._opening = pending, Counter[str]()
+        self._pending_limit, self._opening, self._remember = pending, Counter[str](), remember
         self._waiting = Waiting(store)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -278,9 +283,30 @@ class Ceremony:
                 if await self._swap(challenge, proven):
                     faults.point("proof.accepted")
                     self._wake(effects)
+                    await self._keep(proven)
                     return proven
                 challenge = await self._get(challenge.id)
         raise ChallengeError("the challenge keeps changing; try again", reason=Code.STALE)
+
+    async def _keep(self, approved: Challenge) -> None:
+        """Keep what a person approved, so that the next approver of this tool sees what differs."""
+        consented = any(proof.proof_class is ProofClass.CONSENT for proof in approved.proofs)
+        if not self._remember or approved.state is not State.SATISFIED or not consented:
+            return
+        precedent = Precedent(
+            server=approved.server,
+            kind=approved.kind,
+            name=approved.name,
+            approvers=approved.requirement.approvers,
+            principal=approved.principal.subject,
+            challenge=approved.id,
+            digest=approved.digest,
+            arguments=approved.arguments,
+            approved=approved.decided,
+            expires=approved.decided + self._remember,
+        )
+        with suppress(UnavailableError):  # it is kept for show; the vote counts without it
+            await self._blocking(lambda: self._store.people.precedents.put(precedent))
 
     async def deny(self, challenge_id: str, kind: str, evidence: Mapping[str, Json], because: str) -> Challenge:
         """Refuse the call for good, in words the agent may see; takes the same evidence as an approval.
@@ -314,13 +340,13 @@ class Ceremony:
                 return await self._apply(challenge, event)
         raise ChallengeError("the challenge keeps changing; try again", reason=Code.STALE)
 
-    async def cancel(self, challenge_id: str, *, because: str) -> Challenge:
-        """Close a PENDING challenge undecided.
+    async def cancel(self, challenge_id: str, *, by: str, because: str) -> Challenge:
+        """Close a PENDING challenge undecided: no refusal, so the agent may ask again at once.
 
         Raises:
             NotFoundError, ChallengeClosedError: there is nothing to cancel.
         """
-        return await self._apply(await self._pending(challenge_id), Cancelled(self._redact(because)))
+        return await self._apply(await self._pending(challenge_id), Cancelled(by, self._redact(because)))
 
     async def revoke(self, grant_id: str, *, by: str) -> Challenge:
         """Withdraw an unspent grant (`g_…`).

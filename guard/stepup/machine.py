@@ -55,8 +55,9 @@ class Expired:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """Nobody wants the answer any more."""
+    """Somebody closed it undecided: nobody wants the answer any more."""
 
+    by: str
     because: str
 
 
@@ -235,7 +236,7 @@ def _close(
         case Denied():
             return _end(challenge, State.DENIED, "challenge.denied", now, by=event.by, because=event.because)
         case Cancelled():
-            return _end(challenge, State.CANCELLED, "challenge.cancelled", now, because=event.because)
+            return _end(challenge, State.CANCELLED, "challenge.cancelled", now, by=event.by, because=event.because)
         case Staled():
             return _end(challenge, State.STALE, "challenge.staled", now, because=event.because)
         case Revoked():

@@ -38,7 +38,7 @@ def render(challenge: Challenge, *, width: int = WIDTH) -> View:
     Depends on the challenge and the width alone. Arguments are shown in full, in their canonical spelling;
     long lines continue after `↳`. Once the challenge has ended they are gone, and the view says so.
     """
-    lines = [wrapped for label, text in _facts(challenge) for wrapped in _field(label, text, width)]
+    lines = [wrapped for label, text in facts(challenge) for wrapped in _field(label, text, width)]
     lines += ["", "arguments"]
     if challenge.state.open:
         for line in pretty(visible(challenge.arguments)):
@@ -49,8 +49,8 @@ def render(challenge: Challenge, *, width: int = WIDTH) -> View:
     return View(text, digest(text))
 
 
-def _facts(challenge: Challenge) -> Iterator[tuple[str, str]]:
-    """Label and text of every fact, in reading order; a repeated label stays blank."""
+def facts(challenge: Challenge) -> Iterator[tuple[str, str]]:
+    """Label and text of every fact, in reading order; a label may come again. Texts are not made visible yet."""
     principal, requirement = challenge.principal, challenge.requirement
     yield "challenge", f"{challenge.id}, {challenge.state}"
     yield "digest", challenge.short_digest

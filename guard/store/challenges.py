@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Final, TypeAlias
 
-from sqlalchemy import ColumnElement, RowMapping, Select, bindparam, func, select, text, update
+from sqlalchemy import ColumnElement, RowMapping, Select, bindparam, func, or_, select, text, update
 
 from guard.errors import StoreUnavailableError
 from guard.model import Challenge, State
+from guard.people import Range
 from guard.store.codec import Row, decode, encode
 from guard.store.database import Database
 from guard.store.schema import OPEN, OPEN_SQL
@@ -25,6 +26,7 @@ _ATTEMPTS: Final = 16
 
 # Built once: SQLAlchemy spends more time on building a statement than SQLite on running it.
 _ALL: Final[Select[tuple[object, ...]]] = select(*(table.c[column] for column in _COLUMNS), table.c.arguments)
+_LISTED: Final[Select[tuple[object, ...]]] = select(table.c.seq, *(table.c[column] for column in _COLUMNS))
 _BY_ID: Final = _ALL.where(table.c.id == bindparam("wanted"))
 _OPEN_BY_DIGEST: Final = _ALL.where(table.c.digest == bindparam("wanted"), table.c.state.in_(OPEN))
 _NEWEST_BY_DIGEST: Final = _ALL.where(table.c.digest == bindparam("wanted")).order_by(table.c.seq.desc()).limit(1)
@@ -111,6 +113,42 @@ class SqlChallenges:
             found = connection.execute(_ALL.where(*wanted).order_by(table.c.seq)).mappings().all()
         return tuple(self._read(row) for row in found)
 
+    def page(self, wanted: Range) -> Sequence[tuple[int, Challenge]]:
+        """One page by place. Arguments stay sealed: `arguments` is "" and nothing may be rendered or bound from it.
+
+        The places are found in the index alone; only the rows of the page itself are read.
+
+        Raises:
+            StoreUnavailableError: the database cannot serve, or one of the challenges cannot be read.
+        """
+        order = table.c.seq.desc() if wanted.newest_first else table.c.seq
+        places = select(table.c.seq).where(*_within(wanted)).order_by(order).limit(wanted.limit)
+        with self._database.read() as connection:
+            chosen = connection.execute(places).scalars().all()
+            found = connection.execute(_LISTED.where(table.c.seq.in_(chosen)).order_by(order)).mappings().all()
+        return tuple((int(row["seq"]), _listed(row)) for row in found)
+
+    def pulse(self, groups: frozenset[str] | None, now: float) -> tuple[int, str]:
+        """How many wait, and a mark that differs when any open challenge of the groups came, went or changed.
+
+        Raises:
+            StoreUnavailableError: the database cannot serve.
+        """
+        living = Range(states=frozenset(OPEN), groups=groups, living=now)
+        query = (
+            select(table.c.state, func.count(), func.max(table.c.seq), func.sum(table.c.version))
+            .where(*_within(living))
+            .group_by(table.c.state)
+            .order_by(table.c.state)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+            # What opened and ended between two looks left no other trace, and may have been shown meanwhile.
+            last = connection.execute(select(func.max(table.c.seq))).scalar_one()
+        waiting = next((int(count) for state, count, _, _ in rows if state == State.PENDING), 0)
+        marks = (f"{state}:{count}:{newest}:{versions}" for state, count, newest, versions in rows)
+        return waiting, ";".join([str(last or 0), *marks])
+
     def count_open(self, principal: str, now: float) -> int:
         """How many challenges of a principal are open, and not out of time at `now`.
 
@@ -184,6 +222,37 @@ class SqlChallenges:
 
     def _seal(self, challenge: Challenge) -> bytes:
         return self._keyring.seal(challenge.arguments.encode(), _place(challenge.id))
+
+
+def _within(wanted: Range) -> list[ColumnElement[bool]]:
+    """The conditions of a range."""
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.states:
+        conditions.append(table.c.state.in_(sorted(wanted.states)))
+    if wanted.principal:
+        conditions.append(table.c.principal == wanted.principal)
+    if wanted.groups is not None:
+        conditions.append(table.c.approvers.in_(sorted(wanted.groups)))
+    if wanted.living is not None:
+        conditions.append(or_(table.c.state.not_in(OPEN), table.c.expires > wanted.living))
+    if wanted.after:
+        conditions.append(table.c.seq < wanted.after if wanted.newest_first else table.c.seq > wanted.after)
+    if wanted.text:
+        named = (table.c.principal, table.c.server, table.c.name)
+        conditions.append(
+            or_(
+                *(func.lower(column).contains(wanted.text.lower(), autoescape=True) for column in named),
+                *(column.startswith(wanted.text, autoescape=True) for column in (table.c.id, table.c.digest)),
+            )
+        )
+    return conditions
+
+
+def _listed(row: RowMapping) -> Challenge:
+    try:
+        return decode(Row(**{column: row[column] for column in _COLUMNS}), "")
+    except RowError as error:
+        raise StoreUnavailableError(detail=f"challenge {row['id']} cannot be read: {error}") from error
 
 
 def _columns(challenge: Challenge) -> _Values:

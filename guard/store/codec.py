@@ -1,8 +1,9 @@
 """Challenges to rows and back: strict, total, and pure.
 
-What queries ask for has a column of its own; the rest is one JSON text, `body`. Nothing is kept twice, so
-a row cannot contradict itself. Reading believes nothing: a missing or extra member, a wrong type or an
-unknown code raises `RowError`, because a challenge that is read wrongly is a permission given wrongly.
+What queries ask for has a column of its own; the rest is one JSON text, `body`. Nothing is kept twice but the
+approver group, and a row that contradicts itself there is refused. Reading believes nothing: a missing or
+extra member, a wrong type or an unknown code raises `RowError`, because a challenge that is read wrongly is a
+permission given wrongly.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Row:
     name: str
     opened: float
     expires: float
+    approvers: str
     body: str
 
 
@@ -72,6 +74,7 @@ def encode(challenge: Challenge) -> Row:
         name=challenge.name,
         opened=challenge.opened,
         expires=challenge.expires,
+        approvers=challenge.requirement.approvers,
         body=to_json(_body(challenge)),
     )
 
@@ -120,6 +123,8 @@ def decode(row: Row, arguments: str) -> Challenge:
     )
     who.done()
     body.done()
+    if row.approvers != challenge.requirement.approvers:
+        raise RowError("the column and the requirement name different groups")
     return challenge
 
 

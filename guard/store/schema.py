@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from guard.model import State
 
-REVISION: Final = "0001"
+REVISION: Final = "0002"
 """The schema revision this version reads and writes: the head of `migrations/versions`."""
 
 METADATA: Final = MetaData()
@@ -53,10 +53,13 @@ challenges: Final = Table(
     Column("expires", Double, nullable=False),
     Column("body", Text, nullable=False),
     Column("arguments", LargeBinary, nullable=True),
+    Column("approvers", String, nullable=False, server_default=text("''")),
     # Arguments are there exactly as long as somebody may still have to look at them.
     CheckConstraint(f"({OPEN_SQL}) = (arguments IS NOT NULL)", name="challenges_arguments_while_open"),
     Index("challenges_by_digest", "digest", "seq"),
     Index("challenges_by_state", "state", "principal"),
+    # Covers what lists ask of every row, so that only the rows of one page are read.
+    Index("challenges_by_group", "approvers", "state", "expires", "version"),
 )
 
 one_open_challenge: Final = Index(
@@ -148,4 +151,42 @@ pins: Final = Table(
     Column("tool", String, primary_key=True),
     Column("pinned", String, nullable=False),
     Column("seen", String, nullable=False),
+)
+
+tickets: Final = Table(
+    "tickets",
+    METADATA,
+    Column("digest", String, primary_key=True),
+    Column("purpose", String, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("bound", Text, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("expires", Double, nullable=False),
+    Index("tickets_by_purpose", "purpose", "subject"),
+)
+
+logins: Final = Table(
+    "logins",
+    METADATA,
+    Column("digest", String, primary_key=True),
+    Column("subject", String, nullable=False),
+    Column("method", String, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("expires", Double, nullable=False),
+    Index("logins_by_subject", "subject"),
+)
+
+precedents: Final = Table(
+    "precedents",
+    METADATA,
+    Column("server", String, primary_key=True),
+    Column("kind", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("approvers", String, nullable=False),
+    Column("principal", String, nullable=False),
+    Column("challenge", String, nullable=False),
+    Column("digest", String, nullable=False),
+    Column("arguments", LargeBinary, nullable=False),
+    Column("approved", Double, nullable=False),
+    Column("expires", Double, nullable=False),
 )

@@ -9,6 +9,7 @@ from typing import Final, Self
 
 from guard import ports
 from guard.errors import StoreUnavailableError
+from guard.people import People
 from guard.store.agents import SqlAgents
 from guard.store.approvers import SqlApprovers
 from guard.store.baselines import SqlBaselines
@@ -17,6 +18,7 @@ from guard.store.database import Database
 from guard.store.factors import SqlFactors
 from guard.store.lanes import SqlLanes
 from guard.store.migrate import alone, migrate, revision
+from guard.store.people import SqlPeople
 from guard.store.pins import SqlPins
 from guard.store.schema import REVISION
 from guard.store.seal import Keyring
@@ -40,6 +42,7 @@ class SqlStore:
         self._baselines = SqlBaselines(database)
         self._sessions = SqlSessions(database)
         self._pins = SqlPins(database)
+        self._people = SqlPeople(database, keyring)
 
     @classmethod
     def open(cls, state: Path, keyring: Keyring) -> Self:
@@ -103,6 +106,11 @@ class SqlStore:
     def pins(self) -> ports.Pins:
         """Tool definitions."""
         return self._pins
+
+    @property
+    def people(self) -> People:
+        """What the console remembers."""
+        return self._people
 
     def changed(self) -> int:
         """A number that moves whenever another connection committed; the store's own pool counts as others."""

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
+from typing import Final
 
+from starlette.requests import Request
+
+from guard.errors import WireError
 from guard.model import Challenge, Json, State
 from guard.requirement import missing
 from guard.stepup.binding import document
 
+_WHOLE: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
+_NUMBER: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
+
 
 def describe(challenge: Challenge, *, now: float, audience: str = "") -> dict[str, Json]:
     """One challenge; with an `audience` and while it is open, also the document a signer signs."""
-    state = challenge.state
-    if state.open and not challenge.timely(now):
-        state = State.EXPIRED
+    state = standing(challenge, now)
     described: dict[str, Json] = {
         "id": challenge.id,
         "state": state.value,
@@ -43,10 +49,10 @@ def describe(challenge: Challenge, *, now: float, audience: str = "") -> dict[st
     return described
 
 
-def current(challenges: Iterable[Challenge], *, now: float, limit: int) -> Sequence[Challenge]:
-    """The first `limit` challenges that are not merely waiting to be swept away."""
-    living = (one for one in challenges if not one.state.open or one.timely(now))
-    return [one for _, one in zip(range(limit), living, strict=False)]
+def standing(challenge: Challenge, now: float) -> State:
+    """The state, EXPIRED for an open challenge whose time is up although nobody has looked yet."""
+    late = challenge.state.open and not challenge.timely(now)
+    return State.EXPIRED if late else challenge.state
 
 
 def cursor(challenges: Iterable[Challenge]) -> str:
@@ -55,15 +61,48 @@ def cursor(challenges: Iterable[Challenge]) -> str:
     return sha256(seen.encode()).hexdigest()[:32]
 
 
-def wanted(value: str) -> frozenset[State]:
-    """The states a comma-separated query names; all when it is empty.
+def query(request: Request, *known: str) -> Mapping[str, str]:
+    """The query of a request: these names, each at most once.
 
     Raises:
-        ValueError: there is no such state.
+        WireError: another name, or one twice.
     """
-    return frozenset(State(name) for name in value.split(",") if name)
+    pairs = request.query_params.multi_items()
+    found = dict(pairs)
+    if len(found) != len(pairs) or not found.keys() <= set(known):
+        raise WireError(f"the query takes {', '.join(known)}, each once" if known else "there is no query here")
+    return found
 
 
-def page(challenge: Mapping[str, Json]) -> Mapping[str, str]:
-    """What the public page of a challenge may show: where it stands, and nothing about the call."""
-    return {name: str(challenge[name]) for name in ("id", "state", "short_digest")}
+def wanted(value: str | None) -> frozenset[State]:
+    """The states a comma-separated query names; all when there is none.
+
+    Raises:
+        WireError: there is no such state.
+    """
+    try:
+        return frozenset(State(name) for name in value.split(",")) if value is not None else frozenset()
+    except ValueError as error:
+        raise WireError("there is no such state") from error
+
+
+def whole(value: str, name: str, *, least: int = 0, most: int = 2**53) -> int:
+    """A whole number in a query.
+
+    Raises:
+        WireError: it is none, or out of bounds.
+    """
+    if not _WHOLE.fullmatch(value) or not least <= int(value) <= most:
+        raise WireError(f"{name} is not a whole number from {least} to {most}")
+    return int(value)
+
+
+def seconds(value: str, name: str, *, most: float) -> float:
+    """A number of seconds in a query.
+
+    Raises:
+        WireError: it is none, or out of bounds.
+    """
+    if not _NUMBER.fullmatch(value) or not 0 <= float(value) <= most:
+        raise WireError(f"{name} is not a number from 0 to {most:g}")
+    return float(value)

@@ -22,18 +22,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from guard.clock import SystemClock
-from guard.config import Config
 from guard.errors import ConfigError, FactorUnavailableError, ProofError
 from guard.factors.signature import SignatureFactor, workload_factor
-from guard.identity.keys import KeyIdentifier
 from guard.model import Challenge, Demand, Json, Principal, Requirement, Sensitivity, State
 from guard.reasons import Code, Reason
 from guard.signer.settings import Allow, SignerSettings
 from guard.stepup.ceremony import Ceremony
 from guard.store.seal import Keyring
 from guard.store.sql import SqlStore
-from guard.web.api import api
+from guard.web.application import api
 from guard.wire.canonical import call_digest
+from tests.web_services import services
 
 pkcs11 = pytest.importorskip("pkcs11", reason="the extra `hsm` is not installed")
 
@@ -242,20 +241,13 @@ class Guard:
 @pytest.fixture
 def guard(tmp_path: Path) -> Iterator[Guard]:
     state, clock, journal = tmp_path / "state", SystemClock(), Journal()
-    store = SqlStore.open(state, Keyring.open(state))
+    keyring = Keyring.open(state)
+    store = SqlStore.open(state, keyring)
     ceremony = Ceremony(
         store, journal, clock, verifiers={"signature": SignatureFactor(store.factors, audience="guard")}, cool_down=0
     )
-    config = Config()
-    app = api(
-        config=config,
-        store=store,
-        ceremony=ceremony,
-        identifier=KeyIdentifier(store, clock),
-        clock=clock,
-        ready=lambda: True,
-        local=True,
-    )
+    house = services(store=store, ledger=journal, ceremony=ceremony, clock=clock, keyring=keyring)
+    app = api(house, local=True)
     made = Guard(state, store, journal, ceremony, app)
     yield made
     made.stop()

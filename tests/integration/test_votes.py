@@ -172,3 +172,12 @@ def test_why_tells_the_story_of_a_call_a_challenge_and_a_grant(hall: Hall) -> No
         done = hall.guard("why", identifier)
         assert done.code == 0, done.err
         assert {"robot", "wipe", name} <= set(re.findall(r"\w+", done.out)), done.out
+
+
+def test_a_cancelled_challenge_says_by_whom_and_the_agent_may_ask_again_at_once(hall: Hall) -> None:
+    challenge, again = hall.pause()
+    assert hall.guard("challenge", "cancel", challenge, "--reason", "wrong table").code == 0
+    [record] = [one for one in hall.world.records("challenge.cancelled") if one["challenge_id"] == challenge]
+    assert (record["by"], record["because"]) == ("oli", "wrong table")
+    assert again().challenge not in {"", challenge}
+    assert hall.guard("challenge", "cancel", challenge).code == 1

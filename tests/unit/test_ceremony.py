@@ -345,7 +345,7 @@ async def test_a_workload_cannot_deny_in_a_persons_place() -> None:
 async def test_nothing_is_proven_for_a_challenge_that_ended() -> None:
     process = Process()
     await process.ceremony.open(CONSENT)
-    await process.ceremony.cancel(CONSENT.id, because="the agent went home")
+    await process.ceremony.cancel(CONSENT.id, by="ann", because="the agent went home")
     with pytest.raises(ChallengeClosedError) as closed:
         await process.ceremony.prove(CONSENT.id, "person", ANN)
     assert closed.value.reason is Code.CANCELLED
@@ -466,7 +466,7 @@ async def end_it(ceremony: Ceremony, end: str) -> None:
     elif end == "deny":
         await ceremony.deny(CONSENT.id, "person", ANN, "no")
     else:
-        await ceremony.cancel(CONSENT.id, because="enough")
+        await ceremony.cancel(CONSENT.id, by="ann", because="enough")
 
 
 async def test_a_waiter_hears_of_another_process_within_200_ms(tmp_path: Path) -> None:

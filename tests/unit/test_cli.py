@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from guard.app import desk
+from guard.ports import Factor
 from tests.outside import Done, Site, Verbs
 from tests.world import GUARD
 
@@ -65,7 +67,7 @@ def test_help_names_every_verb_and_needs_no_configuration(verbs: Verbs, tmp_path
 LEAVES = [
     *("serve", "run", "doctor", "why", "policy check", "policy explain", "policy pin"),
     *("agent add", "agent rotate", "agent revoke", "agent ls", "agent show"),
-    *("approver add", "approver ls", "approver remove"),
+    *("approver add", "approver invite", "approver ls", "approver remove"),
     *("factor enroll totp", "factor enroll signature", "factor ls", "factor lock", "factor revoke"),
     *("signer run", "signer test", "grant ls", "grant revoke"),
     *("challenge ls", "challenge show", "challenge watch", "challenge approve", "challenge deny"),
@@ -239,6 +241,34 @@ def test_enroll_totp_prints_the_uri_and_nothing_else(site: Site) -> None:
     assert done.code == 0
     assert re.fullmatch(r"otpauth://totp/\S+\n", done.out)
     assert "otpauth" not in done.err
+
+
+def test_an_invitation_prints_one_link_to_the_console_and_is_on_record(site: Site) -> None:
+    site.guard("approver", "add", "ann")
+    link = site.guard("approver", "invite", "ann")
+    assert re.fullmatch(rf"http://localhost:{site.console}/enrol#[0-9A-Za-z_-]{{43}}\n", link)
+    assert json.loads(site.guard("approver", "invite", "ann", "--json"))["url"].startswith("http://localhost:")
+    [first, _] = site.records("approver.invited")
+    assert (first["approver"], first["by"], first["lost"]) == ("ann", "oli", False)
+    assert link.split("#")[1].strip() not in json.dumps(first)
+    assert "there is no approver eve" in sentence(site.try_("approver", "invite", "eve"), 1)
+
+
+def test_nobody_renews_their_own_lost_passkey(site: Site) -> None:
+    site.guard("approver", "add", "oli")
+    assert site.guard("approver", "invite", "oli")  # the first one of a person may be their own
+    with desk(site.file) as services:
+        known = {"credential": "AAAA", "key": "AAAA"}
+        factor = Factor(id="f_1", kind="webauthn", subject="oli", created=1.0, public=known, revoked=2.0)
+        services.store.factors.add(factor)
+    assert "another admin" in sentence(site.try_("approver", "invite", "oli", "--lost"), 1)
+
+
+def test_passkeys_need_a_name_in_the_consoles_address(site: Site) -> None:
+    site.file.write_text(site.file.read_text().replace("http://localhost", "http://127.0.0.1"))
+    site.guard("approver", "add", "ann")
+    assert "public_url" in sentence(site.try_("approver", "invite", "ann"), 1)
+    assert "no passkeys at http://127.0.0.1" in site.try_("doctor").out
 
 
 def test_an_approver_without_a_group_joins_the_group_approvers(site: Site) -> None:

@@ -45,7 +45,7 @@ EVENTS: dict[str, Event] = {
     "proven": Proven(nouns.consent("bob")),
     "denied": Denied("ann", "no"),
     "expired": Expired(),
-    "cancelled": Cancelled("enough"),
+    "cancelled": Cancelled("ann", "enough"),
     "staled": Staled("the policy changed"),
     "revoked": Revoked("ann"),
     "consumed": Consumed(),

@@ -30,6 +30,7 @@ from guard.store.schema import METADATA, REVISION
 from guard.store.seal import Keyring
 from guard.store.sql import DATABASE, SqlStore
 from guard.testing import StoreContract, consumed, example_challenge, race, satisfied
+from tests.console_contract import ConsoleContract
 
 POSTGRES = os.environ.get("GUARD_TEST_POSTGRES_URL", "")
 
@@ -82,7 +83,7 @@ def raw(state: Path, statement: str, *values: object) -> list[tuple[object, ...]
         connection.close()
 
 
-class TestSqlite(StoreContract):
+class TestSqlite(StoreContract, ConsoleContract):
     @pytest.fixture
     def store(self, state: Path, migrated: Path) -> Iterator[Store]:
         shutil.copytree(migrated, state)
@@ -92,7 +93,7 @@ class TestSqlite(StoreContract):
 
 
 @pytest.mark.skipif(not POSTGRES, reason="GUARD_TEST_POSTGRES_URL names no PostgreSQL database to empty and use")
-class TestPostgres(StoreContract):
+class TestPostgres(StoreContract, ConsoleContract):
     @pytest.fixture
     def store(self, state: Path) -> Iterator[Store]:
         engine = create_engine(POSTGRES, pool_size=10)

@@ -14,9 +14,9 @@ import httpx2
 import pytest
 
 from guard.clock import SystemClock
-from guard.config import Config, Console
+from guard.config import Console
 from guard.errors import ProofInvalidError
-from guard.identity.keys import KeyIdentifier, new_key
+from guard.identity.keys import new_key
 from guard.identity.lifecycle import Lifecycle
 from guard.model import Challenge, Demand, Json, Principal, Proof, ProofClass, Requirement, Sensitivity, State
 from guard.reasons import Code, Reason
@@ -24,8 +24,9 @@ from guard.stepup.binding import document, parse_document
 from guard.stepup.ceremony import Ceremony
 from guard.store.seal import Keyring
 from guard.store.sql import SqlStore
-from guard.web.api import api
+from guard.web.application import api
 from guard.web.gate import names
+from tests.web_services import services
 
 SECRET = "hunter2-in-the-arguments"
 
@@ -60,18 +61,20 @@ class House:
     ceremony: Ceremony
     key: str
     clock: SystemClock
+    journal: Journal
+    keyring: Keyring
     ready: bool = True
 
     def client(self, *, local: bool = True, **headers: str) -> httpx2.AsyncClient:
-        app = api(
-            config=Config(),
+        house = services(
             store=self.store,
+            ledger=self.journal,
             ceremony=self.ceremony,
-            identifier=KeyIdentifier(self.store, self.clock),
             clock=self.clock,
+            keyring=self.keyring,
             ready=lambda: self.ready,
-            local=local,
         )
+        app = api(house, local=local)
         return httpx2.AsyncClient(
             transport=httpx2.ASGITransport(app=app), base_url="http://localhost:7001", headers=headers
         )
@@ -90,9 +93,10 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 def build(folder: Path) -> Iterator[House]:
     state, clock, journal = folder / "state", SystemClock(), Journal()
-    store = SqlStore.open(state, Keyring.open(state))
+    keyring = Keyring.open(state)
+    store = SqlStore.open(state, keyring)
     ceremony = Ceremony(store, journal, clock, verifiers={"word": Handshake()}, cool_down=0)
-    yield House(store, ceremony, Lifecycle(store, journal, clock).add_agent("robot"), clock)
+    yield House(store, ceremony, Lifecycle(store, journal, clock).add_agent("robot"), clock, journal, keyring)
     store.close()
 
 
@@ -210,6 +214,7 @@ async def test_a_signer_gets_the_document_and_nobody_the_arguments(house: House)
     async with house.client() as client:
         listed = await client.get("/v1/challenges", params={"state": "pending", "document": "1"})
         one = await client.get(f"/v1/challenges/{opened.id}")
+    async with house.client(local=False) as client:
         page = await client.get(f"/challenges/{opened.id}")
     checked = parse_document(one.json()["document"], audience="guard", principal="robot", now=time.time())
     assert checked == document(opened, audience="guard")
@@ -225,7 +230,7 @@ async def test_a_signer_gets_the_document_and_nobody_the_arguments(house: House)
 async def test_the_listing_follows_state_and_principal(house: House) -> None:
     await house.ceremony.open(challenge(1))
     await house.ceremony.open(challenge(2, principal=Principal(subject="other", credential="cd" * 8)))
-    await house.ceremony.cancel(challenge(2).id, because="test")
+    await house.ceremony.cancel(challenge(2).id, by="ann", because="test")
     async with house.client() as client:
 
         async def ids(**query: str) -> list[str]:
@@ -262,14 +267,14 @@ async def test_a_waiting_request_ends_with_its_time(house: House) -> None:
         cursor = (await client.get("/v1/challenges")).json()["cursor"]
         with anyio.fail_after(5):
             answer = await client.get("/v1/challenges", params={"after": cursor, "wait": "0.1"})
-        assert answer.json() == {"cursor": cursor, "challenges": []}
+        assert answer.json() == {"cursor": cursor, "next": None, "challenges": []}
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("identifier", ["c_unknown00000000000000", "%00", "c_1", "..%2f..", "x" * 500])
 async def test_an_unknown_challenge_is_not_found(identifier: str, door: House) -> None:
-    async with door.client() as client:
-        for path in (f"/v1/challenges/{identifier}", f"/challenges/{identifier}"):
+    for local, path in ((True, f"/v1/challenges/{identifier}"), (False, f"/challenges/{identifier}")):
+        async with door.client(local=local) as client:
             answer = await client.get(path)
             assert answer.status_code == 404
             assert "Traceback" not in answer.text
