@@ -46,7 +46,7 @@ bench: $(READY)      ## latency, throughput and CPU as ratios to nginx and to a 
 
 docs: $(READY)       ## build the documentation into site/
 	@$(BIN)/python tools/reference.py
-	@tools/uv sync --quiet --frozen --extra hsm --group docs
+	@tools/uv sync --quiet --frozen --extra hsm --extra notify --group docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(READY)     ## let the formatter have its way

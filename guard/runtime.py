@@ -72,6 +72,7 @@ class Engine:
             self.catalogue.load(name)
         self.identifier = KeyIdentifier(store, clock)
         self.ceremony = desk.ceremony()
+        self._dispatcher, self._denials = desk.dispatcher(), desk.denials(self.ceremony)
         self.pipeline = Pipeline(
             config=config,
             policies=lambda: self._directory.current,
@@ -113,6 +114,7 @@ class Engine:
         async with anyio.create_task_group() as group:
             await group.start(desk.ledger.run)
             await group.start(self.ceremony.run)
+            await group.start(self._dispatcher.run)
             group.start_soon(self.catalogue.run)
             group.start_soon(self._memory.run)
             group.start_soon(self._look_around, changed)
@@ -139,6 +141,7 @@ class Engine:
             identifier=self.identifier,
             clock=desk.clock,
             ready=lambda: self.ready,
+            denials=self._denials,
             local=local,
         )
 

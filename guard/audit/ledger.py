@@ -64,12 +64,13 @@ class FileLedger:
         self._first = self._synced = self._head = lane.tree.size
         self._head_at = clock.mono()
         self._trouble, self._closed = "", False
+        self._solo: Mapping[str, Json] = {}
         self._round: anyio.Event | None = None
         self._waker: tuple[anyio.Event, anyio.lowlevel.EventLoopToken, int] | None = None
 
     @classmethod
-    def open(cls, state: Path, lanes: Lanes, clock: Clock) -> Self:
-        """Take a free lane below `state/ledger/` and resume it where it ended.
+    def open(cls, state: Path, lanes: Lanes, clock: Clock, *, solo: bool = False) -> Self:
+        """Take a free lane below `state/ledger/` and resume it where it ended; `solo` marks every record of it.
 
         Raises:
             LedgerUnavailableError: no lane can be written, or the lane is not what the store knows of it.
@@ -79,6 +80,7 @@ class FileLedger:
         try:
             lost = lane.resume(lanes.get(lane.name))
             ledger = cls(lane, lanes, clock)
+            ledger._solo = {"solo": True} if solo else {}
             ledger._put_head(lane.tree.size, lane.tree.root())
             if lost:
                 ledger.append("ledger.recovered", {"lost_bytes": lost})
@@ -121,6 +123,7 @@ class FileLedger:
     def _write(self, now: float, mono: float, event: str, fields: Mapping[str, Json]) -> int:
         lane = self._lane
         seq = lane.tree.size
+        fields = {**fields, **self._solo} if self._solo else fields
         lane.write(record.line(seq, now, mono, self._boot, event=event, fields=fields))
         self._now, self._mono = now, mono
         return seq

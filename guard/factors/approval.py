@@ -7,31 +7,20 @@ refused vote costs nobody a code. To the outside an unknown person and a wrong c
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final, Protocol
+from types import MappingProxyType
+from typing import Final
 
 from guard.errors import ProofError, ProofInvalidError, ProofReplayedError, ProofWrongApproverError, ProofWrongCallError
-from guard.model import Challenge, Json, Proof, ProofClass, State
-from guard.ports import Agents, Approver, Approvers
-from guard.stepup.view import render
+from guard.model import Challenge, Json, Proof, ProofClass
+from guard.ports import Agents, Approver, Approvers, CodeAuthenticator
+from guard.stepup.binding import list_digest
+from guard.stepup.escalation import asked
+from guard.stepup.view import shows
 from guard.stepup.visible import visible
 
 NOTE_CHARACTERS: Final = 500
-
-
-class CodeAuthenticator(Protocol):
-    """Checks one code of one person by raising, and spends it."""
-
-    def authenticate(self, subject: str, code: str, now: float) -> str:
-        """The id of the factor that made this code.
-
-        Raises:
-            ProofError: the code does not count; the subclass says why.
-        """
-
-    def works(self, factor: str) -> bool:
-        """Whether the factor of this id exists and was not revoked; a locked one was good when it was used."""
 
 
 class ApprovalFactor:
@@ -42,12 +31,19 @@ class ApprovalFactor:
     when the person refuses: refusing is open to somebody who approved before.
     """
 
-    __slots__ = ("_agents", "_approvers", "_authenticators", "_solo")
+    __slots__ = ("_agents", "_approvers", "_authenticators", "_escalate", "_solo")
 
     def __init__(
-        self, approvers: Approvers, agents: Agents, authenticators: Mapping[str, CodeAuthenticator], *, solo: bool
+        self,
+        approvers: Approvers,
+        agents: Agents,
+        authenticators: Mapping[str, CodeAuthenticator],
+        *,
+        solo: bool,
+        escalate: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """With `solo`, the agent's owner may approve, and every such proof says so."""
+        """With `solo`, the agent's owner may approve, and every such proof says so; `escalate` as in the settings."""
+        self._escalate = dict(escalate)
         self._approvers = approvers
         self._agents = agents
         self._authenticators = authenticators
@@ -63,25 +59,49 @@ class ApprovalFactor:
             ProofReplayedError: the person approved before, or the code was used before.
             ProofLockedError: the person's factor is locked.
         """
-        name, code = _text(evidence, "as"), _text(evidence, "code")
-        method = _text(evidence, "method", "totp")
-        person = self._entitled(challenge, name)
+        denies = _text(evidence, "decision", "approve") == "deny"
+        judged = self._judged(challenge, evidence, _text(evidence, "view_digest"), now, denies=denies)
+        return replace(judged, factor=self._authenticated(evidence, now))
+
+    def verify_list(self, challenges: Sequence[Challenge], evidence: Mapping[str, Json], now: float) -> list[Proof]:
+        """The consent of a person to every one of these challenges with one code (a `guard.ports.ListVerifier`).
+
+        Evidence as for `verify`, with `view_digests` (of each view they were shown, in order) and `list_digest`
+        (`guard.stepup.binding.list_digest` of what was shown): the code is spent on exactly this list.
+
+        Raises:
+            ProofError: as `verify`, for any of them; no code was spent.
+        """
+        views = evidence.get("view_digests")
+        if not isinstance(views, list) or len(views) != len(challenges):
+            raise ProofInvalidError(detail="evidence lacks a view digest for each challenge")
+        judged = [
+            self._judged(challenge, evidence, str(view), now, denies=False)
+            for challenge, view in zip(challenges, views, strict=True)
+        ]
+        items = [(one.id, one.digest, proof.view_digest) for one, proof in zip(challenges, judged, strict=True)]
+        if not hmac.compare_digest(_text(evidence, "list_digest").encode(), list_digest(items).encode()):
+            raise ProofWrongCallError("the list is not the one that was shown; look at it again")
+        factor = self._authenticated(evidence, now)
+        return [replace(proof, factor=factor) for proof in judged]
+
+    def _judged(
+        self, challenge: Challenge, evidence: Mapping[str, Json], shown: str, now: float, *, denies: bool
+    ) -> Proof:
+        """The proof as it will be once the person's code is found right; everything else is checked here."""
+        name = _text(evidence, "as")
+        person = self._entitled(challenge, name, now)
         solo = self._is_owner(challenge, name)
         if solo and not self._solo:
             raise ProofWrongApproverError(f"{name} owns the agent and may not approve its calls")
-        if _text(evidence, "decision", "approve") != "deny" and _approved(challenge, name):
+        if not denies and _approved(challenge, name):
             raise ProofReplayedError(f"{name} has approved this already; one person is one voice")
-        shown = _text(evidence, "view_digest")
-        if not _shows(challenge, shown):
+        if not shows(challenge, shown):
             raise ProofWrongCallError("what was shown is not this call; look at it again")
-        authenticator = self._authenticators.get(method)
-        if authenticator is None:
-            raise ProofInvalidError(detail=f"no authenticator {method!r}")
-        factor = authenticator.authenticate(person.name, code, now)
         return Proof(
             proof_class=ProofClass.CONSENT,
-            kind=method,
-            factor=factor,
+            kind=_text(evidence, "method", "totp"),
+            factor="",
             subject=person.name,
             at=now,
             view_digest=shown,
@@ -89,15 +109,24 @@ class ApprovalFactor:
             solo=solo,
         )
 
-    def _entitled(self, challenge: Challenge, name: str) -> Approver:
-        """The person, if their place in the group lets them decide about this call."""
+    def _authenticated(self, evidence: Mapping[str, Json], now: float) -> str:
+        """Spend the person's code; the id of the factor that made it."""
+        method = _text(evidence, "method", "totp")
+        authenticator = self._authenticators.get(method)
+        if authenticator is None:
+            raise ProofInvalidError(detail=f"no authenticator {method!r}")
+        return authenticator.authenticate(_text(evidence, "as"), _text(evidence, "code"), now)
+
+    def _entitled(self, challenge: Challenge, name: str, at: float) -> Approver:
+        """The person, if a group of theirs is asked about this call at this moment."""
         person = self._approvers.get(name)
         if person is None or person.removed:
             raise ProofInvalidError(detail=f"there is no approver {name!r}")
         if _same(name, challenge.principal.subject) or self._agents.get(name) is not None:
             raise ProofWrongApproverError("an agent cannot consent")
-        if challenge.requirement.approvers not in person.groups:
-            raise ProofWrongApproverError(f"{name} is not in the group {challenge.requirement.approvers}")
+        groups = asked(challenge, self._escalate, at)
+        if person.groups.isdisjoint(groups):
+            raise ProofWrongApproverError(f"{name} is not in the group {' or '.join(groups)}")
         return person
 
     def stands(self, challenge: Challenge, proof: Proof) -> bool:
@@ -106,7 +135,7 @@ class ApprovalFactor:
             return True
         authenticator = self._authenticators.get(proof.kind)
         try:
-            self._entitled(challenge, proof.subject)
+            self._entitled(challenge, proof.subject, proof.at)
         except ProofError:
             return False
         return authenticator is not None and authenticator.works(proof.factor)
@@ -120,12 +149,6 @@ class ApprovalFactor:
 
 def _approved(challenge: Challenge, name: str) -> bool:
     return any(proof.proof_class is ProofClass.CONSENT and _same(proof.subject, name) for proof in challenge.proofs)
-
-
-def _shows(challenge: Challenge, shown: str) -> bool:
-    """Whether this is the digest of the view as it is now, or as it was before anybody answered."""
-    unanswered = replace(challenge, proofs=(), state=State.PENDING)
-    return any(hmac.compare_digest(shown.encode(), render(view).digest.encode()) for view in (challenge, unanswered))
 
 
 def _same(one: str, other: str) -> bool:

@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from guard.model import State
 
-REVISION: Final = "0001"
+REVISION: Final = "0004"
 """The schema revision this version reads and writes: the head of `migrations/versions`."""
 
 METADATA: Final = MetaData()
@@ -53,10 +53,12 @@ challenges: Final = Table(
     Column("expires", Double, nullable=False),
     Column("body", Text, nullable=False),
     Column("arguments", LargeBinary, nullable=True),
+    Column("asked", String, nullable=False, server_default=""),
     # Arguments are there exactly as long as somebody may still have to look at them.
     CheckConstraint(f"({OPEN_SQL}) = (arguments IS NOT NULL)", name="challenges_arguments_while_open"),
     Index("challenges_by_digest", "digest", "seq"),
     Index("challenges_by_state", "state", "principal"),
+    Index("challenges_by_principal", "principal", "seq"),
 )
 
 one_open_challenge: Final = Index(
@@ -116,6 +118,37 @@ factors: Final = Table(
     Column("version", BigInteger, nullable=False),
     Index("factors_by_subject", "subject", "kind"),
 )
+
+notices: Final = Table(
+    "notices",
+    METADATA,
+    Column("challenge", String, primary_key=True),
+    Column("stage", String, primary_key=True),
+    Column("taken", Double, nullable=False),
+    Column("told", Double, nullable=False),
+)
+
+emergencies: Final = Table(
+    "emergencies",
+    METADATA,
+    Column("challenge", String, primary_key=True),
+    Column("subject", String, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("ticket", Text, nullable=False),
+    Column("reviewed", Double, nullable=False),
+    Column("reviewer", String, nullable=False),
+    Column("verdict", Text, nullable=False),
+)
+
+one_unreviewed_emergency: Final = Index(
+    "emergencies_one_unreviewed",
+    emergencies.c.reviewed,
+    unique=True,
+    sqlite_where=text("reviewed = 0"),
+    postgresql_where=text("reviewed = 0"),
+)
+"""At most one broken glass that nobody has looked at, whichever process breaks it."""
 
 lanes: Final = Table(
     "lanes",

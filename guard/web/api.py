@@ -38,6 +38,7 @@ from guard.errors import (
     WireError,
 )
 from guard.model import Challenge, Json, State
+from guard.notify.denial import Denials
 from guard.ports import Clock, Identifier, Store
 from guard.reasons import Code
 from guard.stepup.ceremony import Ceremony
@@ -83,6 +84,7 @@ def api(
     identifier: Identifier,
     clock: Clock,
     ready: Callable[[], bool],
+    denials: Denials | None = None,
     local: bool,
 ) -> Starlette:
     """The application of one listener.
@@ -102,6 +104,7 @@ def api(
             Route("/v1/challenges/{id}", endpoints.show, methods=["GET"]),
             Route("/v1/challenges/{id}/proofs", endpoints.prove, methods=["POST"]),
             Route("/v1/challenges/{id}/deny", endpoints.deny, methods=["POST"]),
+            *([Route("/channels/{name}/deny", _Orders(denials).deny, methods=["POST"])] if denials else []),
         ],
         middleware=[gate],
         exception_handlers={GuardError: _translate},
@@ -120,7 +123,12 @@ class _Endpoints:
     """The handlers of one application, with what they need."""
 
     def __init__(
-        self, config: Config, store: Store, ceremony: Ceremony, clock: Clock, ready: Callable[[], bool]
+        self,
+        config: Config,
+        store: Store,
+        ceremony: Ceremony,
+        clock: Clock,
+        ready: Callable[[], bool],
     ) -> None:
         self._audience, self._store, self._ceremony = config.deployment, store, ceremony
         self._clock, self._ready = clock, ready
@@ -208,6 +216,18 @@ class _Endpoints:
             return found
         finally:
             self._waiting -= 1
+
+
+class _Orders:
+    """The handler of signed orders of channels."""
+
+    def __init__(self, denials: Denials) -> None:
+        self._denials = denials
+
+    async def deny(self, request: Request) -> Response:
+        """Deny a challenge on the word of a user whom the channel vouches for."""
+        denied = await self._denials.deny(request.path_params["name"], request.headers, await _read(request))
+        return JSONResponse({"id": denied.id, "state": denied.state.value})
 
 
 def _identifier(request: Request) -> str:

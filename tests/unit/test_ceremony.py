@@ -27,6 +27,7 @@ from guard.model import Challenge, Demand, Json, Proof, ProofClass, Requirement,
 from guard.ports import Store
 from guard.reasons import Code
 from guard.stepup.ceremony import Ceremony
+from guard.stepup.limits import Bounds
 from guard.store.seal import Keyring
 from guard.store.sql import SqlStore
 from tests import nouns
@@ -78,7 +79,7 @@ class Process:
 
 def ceremony_of(store: Store, ledger: WorldLedger, clock: WorldClock, *, people: Spoken | None = None) -> Ceremony:
     verifiers = {"person": people or Spoken(ProofClass.CONSENT), "workload": Spoken(ProofClass.POSSESSION)}
-    return Ceremony(store, ledger, clock, verifiers=verifiers, cool_down=60, pending=3)
+    return Ceremony(store, ledger, clock, verifiers=verifiers, cool_down=60, bounds=Bounds(pending=3))
 
 
 ANN: Mapping[str, Json] = {"as": "ann"}
