@@ -48,13 +48,13 @@ class Notices(Protocol):
     """Who was told what, so that each thing is told once whichever process tells it."""
 
     def due(
-        self, stage: Stage, now: float, *, after: float, limit: int, without: Collection[str] = ()
+        self, stage: Stage, now: float, *, after: float, limit: int, without: Collection[str] = (), since: float = 0.0
     ) -> Sequence[Challenge]:
         """Challenges about which people are still to be told at `now` (Unix seconds), oldest first.
 
         OPENED: waiting for people for `after` seconds; ESCALATED: waiting, with half of their time gone;
         BREAK_GLASS: every one that was satisfied so. What was claimed a short while ago is left out, and
-        so are the principals in `without`.
+        so are the principals in `without`, and what opened before `since`.
         """
 
     def claim(self, challenge_id: str, stage: Stage, now: float) -> bool:

@@ -29,6 +29,8 @@ from guard.stepup.escalation import asked
 
 LOOK: Final = 1.0
 """Seconds between two looks at what people are to be told."""
+THOROUGH: Final = 5
+"""Every so many looks go through everything that waits, for what other processes left and what is half over."""
 ATTEMPTS: Final = 4
 FIRST_WAIT: Final = 1.0
 LONGEST_WAIT: Final = 8.0
@@ -141,26 +143,29 @@ class Dispatcher:
                 streams.enter_context(receive)
                 group.start_soon(self._work, name, route, receive)
             task_status.started()
+            looks = 0
             while True:
-                await self._look()
+                await self._look(everything=looks % THOROUGH == 0)
+                looks += 1
                 await anyio.sleep(LOOK)
 
     # ------------------------------------------------------------------ what is to be told
 
-    async def _look(self) -> None:
-        """Hand on what nobody was told yet. What fails now waits for the next look."""
+    async def _look(self, *, everything: bool) -> None:
+        """Hand on what nobody was told yet: what is new, or `everything`. What fails now waits for a later look."""
         stages = [Stage.BREAK_GLASS, Stage.OPENED] if self._routes else []
+        since = 0.0 if everything else self._clock.now() - self._after - THOROUGH * LOOK
         try:
-            for stage in [*stages, *([Stage.ESCALATED] if self._escalate else [])]:
-                await self._tell(stage)
+            for stage in [*stages, *([Stage.ESCALATED] if self._escalate and everything else [])]:
+                await self._tell(stage, since if stage is Stage.OPENED else 0.0)
         except UnavailableError as error:
             log.warning("notices.unavailable", detail=error.detail)
 
-    async def _tell(self, stage: Stage) -> None:
+    async def _tell(self, stage: Stage, since: float) -> None:
         now, notices = self._clock.now(), self._store.notices
         spent = self._budget.spent(self._clock.mono()) if stage is not Stage.BREAK_GLASS else frozenset[str]()
         found = await anyio.to_thread.run_sync(
-            lambda: notices.due(stage, now, after=self._after, limit=_AT_ONCE, without=spent)
+            lambda: notices.due(stage, now, after=self._after, limit=_AT_ONCE, without=spent, since=since)
         )
         for challenge in found:
             principal = challenge.principal.subject

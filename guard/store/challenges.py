@@ -13,7 +13,7 @@ from guard.model import Challenge, State
 from guard.requirement import asks_people
 from guard.store.codec import Row, decode, encode
 from guard.store.database import Database
-from guard.store.schema import OPEN, OPEN_SQL
+from guard.store.schema import OPEN, OPEN_SQL, WAITING_SQL
 from guard.store.schema import challenges as table
 from guard.store.seal import Keyring
 from guard.store.strict import RowError
@@ -34,7 +34,7 @@ _COUNT_OPEN: Final = select(func.count()).where(
 )
 _WAITING: Final = (
     select(table.c.asked, func.count())
-    .where(table.c.state == State.PENDING.value, table.c.asked != "", table.c.expires > bindparam("now"))
+    .where(text(WAITING_SQL), table.c.expires > bindparam("now"))
     .group_by(table.c.asked)
 )
 _DECIDED: Final = (
@@ -218,7 +218,8 @@ class SqlChallenges:
 
 def _columns(challenge: Challenge) -> _Values:
     row = encode(challenge)
-    asked = challenge.requirement.approvers if asks_people(challenge.requirement) else ""
+    waits = challenge.state is State.PENDING and asks_people(challenge.requirement)
+    asked = challenge.requirement.approvers if waits else ""
     return {column: getattr(row, column) for column in _COLUMNS} | {"asked": asked}
 
 

@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from sqlalchemy import BindParameter, ColumnElement, Double, bindparam, exists, or_, select, update
+from sqlalchemy import BindParameter, ColumnElement, Double, TextClause, bindparam, exists, or_, select, text, update
 
 from guard.model import Challenge, State
 from guard.notices import Stage
 from guard.store.challenges import ALL, SqlChallenges
 from guard.store.database import Database
-from guard.store.schema import challenges, emergencies
+from guard.store.schema import WAITING_SQL, challenges, emergencies
 from guard.store.schema import notices as table
 
 LEASE: Final = 120.0
 """Seconds after which somebody else takes on what a process began to tell, and perhaps did not live to finish."""
 
 _NOW: Final[BindParameter[float]] = bindparam("now", type_=Double())
-_WAITS: Final = (challenges.c.state == State.PENDING.value, challenges.c.asked != "", challenges.c.expires > _NOW)
+_WAITS: Final = (text(WAITING_SQL), challenges.c.expires > _NOW)
 _UNTOLD: Final = ~exists().where(
     table.c.challenge == challenges.c.id,
     table.c.stage == bindparam("stage"),
     or_(table.c.told > 0, table.c.taken > _NOW - LEASE),
 )
-_DUE: Final[dict[Stage, tuple[ColumnElement[bool], ...]]] = {
+_DUE: Final[dict[Stage, tuple[ColumnElement[bool] | TextClause, ...]]] = {
     Stage.OPENED: (*_WAITS, challenges.c.opened <= _NOW - bindparam("after", type_=Double())),
     Stage.ESCALATED: (*_WAITS, challenges.c.opened + challenges.c.expires <= 2 * _NOW),
     Stage.BREAK_GLASS: (
@@ -42,10 +42,12 @@ class SqlNotices:
         self._database, self._known = database, known
 
     def due(
-        self, stage: Stage, now: float, *, after: float, limit: int, without: Collection[str] = ()
+        self, stage: Stage, now: float, *, after: float, limit: int, without: Collection[str] = (), since: float = 0.0
     ) -> Sequence[Challenge]:
         """Challenges about which people are still to be told at `now`, oldest first."""
         query = ALL.where(*_DUE[stage], _UNTOLD).order_by(challenges.c.seq).limit(limit)
+        if since:
+            query = query.where(challenges.c.opened >= since)
         if without:
             query = query.where(challenges.c.principal.not_in(sorted(without)))
         values = {"now": now, "stage": stage.value} | ({"after": after} if stage is Stage.OPENED else {})

@@ -70,6 +70,24 @@ one_open_challenge: Final = Index(
 )
 """At most one open challenge for a call digest, whoever inserts it and from whichever process."""
 
+WAITING_SQL: Final = "asked <> ''"
+"""Challenges that wait for people, as the predicate of a partial index; a literal as well.
+
+`asked` is the group that is asked while a challenge is pending, else empty: a condition on `state` beside it would
+make SQLite take the index of states.
+"""
+
+waiting_challenges: Final = Index(
+    "challenges_waiting",
+    challenges.c.opened,
+    challenges.c.expires,
+    challenges.c.asked,
+    challenges.c.id,
+    sqlite_where=text(WAITING_SQL),
+    postgresql_where=text(WAITING_SQL),
+)
+"""What waits for people can be counted and looked through without touching the challenges themselves."""
+
 agents: Final = Table(
     "agents",
     METADATA,

@@ -12,6 +12,7 @@ revision: Final = "0004"
 down_revision: Final = "0001"
 
 _UNREVIEWED: Final = "reviewed = 0"
+_WAITING: Final = "asked <> ''"
 
 
 def upgrade() -> None:
@@ -44,6 +45,13 @@ def upgrade() -> None:
     )
     op.add_column("challenges", sa.Column("asked", sa.String, nullable=False, server_default=""))
     op.create_index("challenges_by_principal", "challenges", ["principal", "seq"])
+    op.create_index(
+        "challenges_waiting",
+        "challenges",
+        ["opened", "expires", "asked", "id"],
+        sqlite_where=sa.text(_WAITING),
+        postgresql_where=sa.text(_WAITING),
+    )
     _fill_asked()
 
 
