@@ -1,4 +1,4 @@
-"""From the settings of channels to the channels."""
+"""From the settings of channels to the channels. Only what is configured is imported: each kind brings a client."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ from collections.abc import Mapping
 from typing import assert_never
 
 from guard.channels import Apprise, Channel, Desktop, Smtp, Webhook
-from guard.notify.apprise import AppriseChannel
-from guard.notify.desktop import DesktopChannel
 from guard.notify.dispatch import Route
-from guard.notify.smtp import SmtpChannel
-from guard.notify.webhook import WebhookChannel
 from guard.ports import Clock, Notifier
 
 
@@ -31,12 +27,20 @@ def notifier(channel: Channel, clock: Clock) -> Notifier:
     """
     match channel:
         case Webhook():
+            from guard.notify.webhook import WebhookChannel  # noqa: PLC0415 - see above
+
             return WebhookChannel(channel, clock)
         case Smtp():
+            from guard.notify.smtp import SmtpChannel  # noqa: PLC0415 - see above
+
             return SmtpChannel(channel, clock)
         case Desktop():
+            from guard.notify.desktop import DesktopChannel  # noqa: PLC0415 - see above
+
             return DesktopChannel()
         case Apprise():
+            from guard.notify.apprise import AppriseChannel  # noqa: PLC0415 - see above
+
             return AppriseChannel(channel)
         case _:
             assert_never(channel)

@@ -139,6 +139,8 @@ def test_several_calls_are_approved_with_one_code_each_of_them_shown(post: Post)
 
 def test_an_emergency_runs_one_call_is_told_to_all_and_waits_for_another_person(post: Post) -> None:
     token, phone = post.person("max", kind="break-glass"), post.person("mia")
+    people = {one["name"]: one["state"] for one in json.loads(post.guard("approver", "ls", "--json").out)}
+    assert (people["max"], people["mia"]) == ("no factor", "able")
     first, second = post.pause(20), post.pause(21)
     words = ("--as", "max", "--reason", "production is down", "--ticket", "INC-20")
     done = post.guard("challenge", "break-glass", first, *words, "--code", token.now())
