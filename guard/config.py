@@ -233,14 +233,14 @@ class Approval(_Strict):
     expires: float = Field(900.0, ge=5, le=86400, description="seconds a challenge stays open, and a grant usable")
     pending: int = Field(256, ge=1, le=65536, description="challenges one agent may have open at a time")
     pending_per_approver: int = Field(
-        64,
+        256,
         ge=1,
         le=65536,
         description="challenges that may wait for one person; more are refused until then",
     )
     cool_down: float = Field(60.0, ge=0, le=86400, description="seconds a refused call stays refused")
     back_off_after: int = Field(
-        5, ge=1, le=100, description="challenges in a row refused or left unanswered after which an agent has to wait"
+        10, ge=1, le=100, description="challenges in a row refused or left unanswered after which an agent has to wait"
     )
     back_off: float = Field(
         60.0, ge=0, le=3600, description="seconds of its first wait; each further one doubles it, up to an hour"

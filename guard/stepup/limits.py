@@ -38,8 +38,8 @@ class Bounds:
     """
 
     pending: int = 256
-    per_approver: int = 64
-    back_off_after: int = 5
+    per_approver: int = 256
+    back_off_after: int = 10
     back_off: float = 60.0
 
 
