@@ -56,7 +56,7 @@ screenshots: $(READY) ## take the console's pictures in docs/images anew, as the
 
 docs: $(READY)       ## build the documentation into site/
 	@$(BIN)/python tools/reference.py
-	@tools/uv sync --quiet --frozen --extra hsm --group docs
+	@tools/uv sync --quiet --frozen --extra hsm --extra notify --group docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(READY)     ## let the formatter have its way

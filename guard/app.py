@@ -15,12 +15,17 @@ from guard.audit.ledger import FileLedger
 from guard.audit.redact import Redactor
 from guard.clock import SystemClock
 from guard.config import Config, load
-from guard.factors import totp, webauthn
+from guard.factors import break_glass, totp, webauthn
 from guard.factors.approval import ApprovalFactor, Authenticator
+from guard.factors.break_glass import BreakGlassFactor
 from guard.factors.passkeys import Passkeys
 from guard.factors.signature import CallSignatureFactor, SignatureFactor
 from guard.factors.totp import TotpFactor
+from guard.notify.build import routes
+from guard.notify.denial import Denials
+from guard.notify.dispatch import Dispatcher
 from guard.stepup.ceremony import Ceremony
+from guard.stepup.limits import Bounds
 from guard.store.seal import Keyring
 from guard.store.sql import SqlStore
 
@@ -48,7 +53,7 @@ class Desk:
     @cached_property
     def ledger(self) -> FileLedger:
         """A ledger lane of this process's own."""
-        ledger = FileLedger.open(self.config.state, self.store.lanes, self.clock)
+        ledger = FileLedger.open(self.config.state, self.store.lanes, self.clock, solo=self.config.approval.solo)
         self._open.callback(ledger.close)
         return ledger
 
@@ -77,9 +82,42 @@ class Desk:
             audience=config.deployment,
         )
 
+    @cached_property
+    def emergency_codes(self) -> TotpFactor:
+        """The code generators that break glass."""
+        return TotpFactor(self.store.factors, self.keyring, self.ledger, self.clock, kind=break_glass.KIND)
+
+    def dispatcher(self) -> Dispatcher:
+        """What tells people, through every channel.
+
+        Raises:
+            ConfigError: a channel cannot be used.
+        """
+        config, approval = self.config, self.config.approval
+        return Dispatcher(
+            routes(config.notify, self.clock),
+            self.store,
+            self.ledger,
+            self.clock,
+            public_url=config.console.public_url,
+            escalate=approval.escalate,
+            after=approval.notify_after,
+            per_minute=approval.notices_per_minute,
+        )
+
+    def denials(self, ceremony: Ceremony) -> Denials:
+        """What takes orders to deny from channels.
+
+        Raises:
+            ConfigError: a channel cannot be used.
+        """
+        escalate = self.config.approval.escalate
+        return Denials(self.config.notify, self.store, ceremony, self.clock, escalate=escalate)
+
     def ceremony(self) -> Ceremony:
         """The interactive side of step-ups, with every factor that is built in."""
         store, config = self.store, self.config
+        approval, emergency = config.approval, config.break_glass
         methods: dict[str, Authenticator] = {totp.KIND: self.codes, webauthn.KIND: self.passkeys}
         return Ceremony(
             store,
@@ -88,11 +126,30 @@ class Desk:
             verifiers={
                 "signature": SignatureFactor(store.factors, audience=config.deployment),
                 "call_signature": CallSignatureFactor(store.factors, audience=config.deployment),
-                "approval": ApprovalFactor(store.approvers, store.agents, methods, solo=config.approval.solo),
+                "approval": ApprovalFactor(
+                    store.approvers,
+                    store.agents,
+                    methods,
+                    solo=approval.solo,
+                    escalate=approval.escalate,
+                ),
+                break_glass.KIND: BreakGlassFactor(
+                    store.approvers,
+                    store.agents,
+                    store.emergencies,
+                    self.emergency_codes,
+                    quota=emergency.quota,
+                    window=emergency.window,
+                ),
             },
-            cool_down=config.approval.cool_down,
-            pending=config.approval.pending,
-            remember=config.approval.remember,
+            cool_down=approval.cool_down,
+            bounds=Bounds(
+                pending=approval.pending,
+                per_approver=approval.pending_per_approver,
+                back_off_after=approval.back_off_after,
+                back_off=approval.back_off,
+            ),
+            remember=approval.remember,
             redact=self.redactor.text,
         )
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
+from guard.channels import Channel
 from guard.errors import ConfigError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}$")]
@@ -248,7 +249,39 @@ class Approval(_Strict):
         description="seconds the last approved call of each tool is kept, sealed, to show approvers what differs; "
         "0 keeps none",
     )
+    pending_per_approver: int = Field(
+        256,
+        ge=1,
+        le=65536,
+        description="challenges that may wait for one person; more are refused until then",
+    )
     cool_down: float = Field(60.0, ge=0, le=86400, description="seconds a refused call stays refused")
+    back_off_after: int = Field(
+        10, ge=1, le=100, description="challenges in a row refused or left unanswered after which an agent has to wait"
+    )
+    back_off: float = Field(
+        60.0, ge=0, le=3600, description="seconds of its first wait; each further one doubles it, up to an hour"
+    )
+    escalate: dict[Name, Name] = Field(
+        default_factory=dict,
+        description="group that may decide as well after half of a challenge's time, by the group that is asked first",
+    )
+    notices_per_minute: int = Field(
+        10, ge=1, le=600, description="challenges of one agent that people are told of within a minute, by each guard"
+    )
+    notify_after: float = Field(
+        1.0,
+        ge=0,
+        le=300,
+        description="seconds until people are told of a challenge, so that a signer answers first",
+    )
+
+
+class BreakGlass(_Strict):
+    """Running one exact call in an emergency without the proofs it needs."""
+
+    quota: int = Field(2, ge=0, le=100, description="how often glass may be broken within the window; 0: never")
+    window: float = Field(86400.0, ge=60, le=2_592_000, description="seconds the quota is counted over")
 
 
 class Drift(_Strict):
@@ -275,6 +308,8 @@ class Config(_Strict):
     agents: dict[Name, AgentProfile] = Field(default_factory=dict, description="pause settings by agent name")
     approval: Approval = Field(default_factory=Approval.model_construct, description="approvals by people")
     drift: Drift = Field(default_factory=Drift.model_construct, description="behavioural drift")
+    break_glass: BreakGlass = Field(default_factory=BreakGlass.model_construct, description="emergencies")
+    notify: dict[Name, Channel] = Field(default_factory=dict, description="channels that tell people, by name")
     file: Path = Field(Path("guard.toml"), exclude=True, description="where this was read from (not a setting)")
 
     def profile(self, agent: str) -> AgentProfile:
@@ -340,6 +375,7 @@ def load(file: Path) -> Config:
             "proxy": config.proxy.below(base),
             "console": config.console.below(base),
             "servers": {name: server.below(base) for name, server in config.servers.items()},
+            "notify": {name: channel.below(base) for name, channel in config.notify.items()},
         }
     )
 

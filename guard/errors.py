@@ -9,12 +9,13 @@
     ├ NotFoundError                                a name given to the CLI or API that does not exist
     ├ ProofError
     │   ├ ProofInvalidError · ProofExpiredError · ProofReplayedError
-    │   └ ProofWrongCallError · ProofWrongApproverError · ProofLockedError
+    │   └ ProofWrongCallError · ProofWrongApproverError · ProofLockedError · BreakGlassError
     ├ ChallengeError
     │   ├ IllegalTransitionError
     │   └ ChallengeClosedError
     ├ UnavailableError                             always fail closed
     │   └ StoreUnavailableError · LedgerUnavailableError · FactorUnavailableError
+    ├ ChannelError                                 a notification; opens and delays nothing
     └ UpstreamError                                never retried after a forward
 
 `public` may be shown to the caller; `detail` is for the operational log only.
@@ -188,3 +189,20 @@ class UpstreamError(GuardError):
         """Say whether bytes were sent: then the outcome is unknown and nothing is ever resent."""
         self.sent = sent
         super().__init__(public, reason=reason or (Code.UPSTREAM_BROKE if sent else self.default), detail=detail)
+
+
+class ChannelError(GuardError):
+    """A notification that could not be delivered. With `lasting`, another attempt would not help."""
+
+    default = Code.CHANNEL_FAILED
+
+    def __init__(self, public: str, *, lasting: bool = False, detail: str = "") -> None:
+        """Say what happened, and whether it is worth trying again."""
+        self.lasting = lasting
+        super().__init__(public, detail=detail)
+
+
+class BreakGlassError(ProofError):
+    """Glass may not be broken now: the quota is used up, or an earlier emergency is not reviewed yet."""
+
+    default = Code.BREAK_GLASS_CLOSED

@@ -58,10 +58,14 @@ class Band(IntEnum):
 
 
 class ProofClass(StrEnum):
-    """What a proof says: this is the enrolled workload, or someone else wants exactly this."""
+    """What a proof says: this is the enrolled workload, or someone else wants exactly this.
+
+    An emergency is neither: a person takes the call on themselves without the proofs it needs, and answers for it.
+    """
 
     POSSESSION = "possession"
     CONSENT = "consent"
+    EMERGENCY = "emergency"
 
 
 class Demand(StrEnum):

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from guard.model import Call, Challenge, Finding, Json, Principal, Proof, State
+from guard.notices import Notice, Notices
 from guard.people import People, Range
 
 # ------------------------------------------------------------------ time
@@ -108,6 +109,20 @@ class Pin:
     seen: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Emergency:
+    """One broken glass: who ran which call without the proofs it needs, why, and who looked at it afterwards."""
+
+    challenge: str
+    subject: str
+    at: float
+    reason: str
+    ticket: str
+    reviewed: float = 0.0
+    reviewer: str = ""
+    verdict: str = ""
+
+
 class Agents(Protocol):
     """Agents and their credentials."""
 
@@ -191,11 +206,30 @@ class Challenges(Protocol):
     def count_open(self, principal: str, now: float) -> int:
         """How many challenges of a principal are open, and not out of time at `now`."""
 
+    def waiting(self, now: float) -> Mapping[str, int]:
+        """How many challenges wait for people at `now`, by the group that is asked."""
+
+    def decided(self, principal: str, limit: int) -> Sequence[Challenge]:
+        """The challenges of a principal that are PENDING no longer, the newest `limit` of them, newest first."""
+
     def swap(self, old: Challenge, new: Challenge, *, durable: bool) -> bool:
         """One compare-and-swap on `old.version` and `old.state`; fsynced before it returns when `durable`."""
 
     def states(self, ids: Sequence[str]) -> Mapping[str, tuple[State, int]]:
         """State and version of the given challenges; cheap, for waiting."""
+
+
+class Emergencies(Protocol):
+    """Broken glass and its reviews."""
+
+    def add(self, emergency: Emergency) -> bool:
+        """Insert, durably; False when an earlier one is not reviewed yet."""
+
+    def since(self, at: float) -> Sequence[Emergency]:
+        """All that began after `at`, and all that are not reviewed, oldest first."""
+
+    def review(self, challenge_id: str, *, by: str, verdict: str, at: float) -> bool:
+        """Note a review, durably; False when there is none that waits for it."""
 
 
 class Lanes(Protocol):
@@ -268,6 +302,14 @@ class Store(Protocol):
     @property
     def challenges(self) -> Challenges:
         """Challenges and grants."""
+
+    @property
+    def notices(self) -> Notices:
+        """Who was told what."""
+
+    @property
+    def emergencies(self) -> Emergencies:
+        """Broken glass."""
 
     @property
     def lanes(self) -> Lanes:
@@ -383,3 +425,41 @@ class FactorVerifier(Protocol):
 
     def stands(self, challenge: Challenge, proof: Proof) -> bool:
         """Whether who gave this proof could give it still; True for proofs of another kind."""
+
+
+@runtime_checkable
+class CodeAuthenticator(Protocol):
+    """Checks one code of one person by raising, and spends it."""
+
+    def authenticate(self, subject: str, code: str, now: float) -> str:
+        """The id of the factor that made this code.
+
+        Raises:
+            ProofError: the code does not count; the subclass says why.
+        """
+
+    def works(self, factor: str) -> bool:
+        """Whether the factor of this id exists and was not revoked; a locked one was good when it was used."""
+
+
+@runtime_checkable
+class ListVerifier(FactorVerifier, Protocol):
+    """A factor with which one person can prove several calls at once, every one of them shown."""
+
+    def verify_list(self, challenges: Sequence[Challenge], evidence: Mapping[str, Json], now: float) -> Sequence[Proof]:
+        """One proof for each challenge, in order; all of them or none.
+
+        Raises:
+            ProofError: one of them does not count, or the list is not the one that was shown.
+        """
+
+
+class Notifier(Protocol):
+    """One channel to people. It tells; it never decides."""
+
+    async def notify(self, notice: Notice) -> None:
+        """Deliver one notice, in one attempt; the caller bounds its time by cancelling it.
+
+        Raises:
+            ChannelError: it was not delivered.
+        """

@@ -76,6 +76,11 @@ class Code(StrEnum):
     OVERLOADED = "overloaded", "too many calls are in flight"
 
     TOO_MANY_PENDING = "too_many_pending", "too many calls of this agent wait for a decision already"
+    APPROVERS_BUSY = "approvers_busy", "too many calls wait already for the people who could decide this one"
+    BACKING_OFF = (
+        "backing_off",
+        "the last calls of this agent that needed a proof were refused or left unanswered, so it has to wait",
+    )
 
     SAME_UID = "same_uid", "critical tools are refused here because the tool server runs as the guard's own user"
 
@@ -109,10 +114,13 @@ class Code(StrEnum):
     PROOF_EXPIRED = "proof_expired", "the proof or its challenge is too old"
     FACTOR_UNSUITABLE = "factor_unsuitable", "the key or device does not have the property the factor needs"
 
+    BREAK_GLASS_CLOSED = "break_glass_closed", "glass may not be broken at this moment"
+
     # What failed in the guard or behind it.
     STORE_UNAVAILABLE = "store_unavailable", "the state database cannot be read or written"
     AUDIT_UNAVAILABLE = "audit_unavailable", "the ledger cannot be written, and nothing goes on unrecorded"
     FACTOR_UNAVAILABLE = "factor_unavailable", "the signer or the token cannot be reached"
+    CHANNEL_FAILED = "channel_failed", "a notification could not be delivered"
     UPSTREAM_UNAVAILABLE = "upstream_unavailable", "the tool server cannot be reached"
     UPSTREAM_BROKE = "upstream_broke", "the tool server broke off after it received the call; the outcome is unknown"
     ANSWER_LOST = "answer_lost", "the connection broke and the answer is not kept any more; the outcome is unknown"

@@ -156,8 +156,18 @@ def people(requirement: Requirement, proofs: Sequence[Proof]) -> frozenset[str]:
 
 
 def satisfied(requirement: Requirement, proofs: Sequence[Proof]) -> bool:
-    """Whether these proofs meet every demand."""
-    return not _unmet(requirement, proofs)
+    """Whether these proofs meet every demand, or somebody broke glass for this very call."""
+    return broken(proofs) or not _unmet(requirement, proofs)
+
+
+def broken(proofs: Iterable[Proof]) -> bool:
+    """Whether somebody took the call on themselves in an emergency."""
+    return any(proof.proof_class is ProofClass.EMERGENCY for proof in proofs)
+
+
+def asks_people(requirement: Requirement) -> bool:
+    """Whether a person could answer this; only a workload can prove possession."""
+    return bool(requirement.demands - {Demand.POSSESSION})
 
 
 def _unmet(requirement: Requirement, proofs: Sequence[Proof]) -> tuple[Demand, ...]:

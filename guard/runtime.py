@@ -98,6 +98,7 @@ class Engine:
             self.catalogue.load(name)
         self.identifier = KeyIdentifier(store, clock)
         self.ceremony = desk.ceremony()
+        self._dispatcher, self._denials = desk.dispatcher(), desk.denials(self.ceremony)
         self.pipeline = Pipeline(
             config=config,
             policies=lambda: self._directory.current,
@@ -143,6 +144,7 @@ class Engine:
         async with anyio.create_task_group() as group:
             await group.start(desk.ledger.run)
             await group.start(self.ceremony.run)
+            await group.start(self._dispatcher.run)
             group.start_soon(self.catalogue.run)
             group.start_soon(self._memory.run)
             group.start_soon(self._look_around)
@@ -174,6 +176,7 @@ class Engine:
             passkeys=desk.passkeys,
             ready=lambda: self.ready,
             changed=self.changes.wait,
+            denials=self._denials,
         )
         return api(services, local=local)
 

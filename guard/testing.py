@@ -31,7 +31,8 @@ from guard.model import (
     Sensitivity,
     State,
 )
-from guard.ports import Agent, Approver, Credential, Factor, Lane, Pin, Store
+from guard.notices import Stage
+from guard.ports import Agent, Approver, Credential, Emergency, Factor, Lane, Pin, Store
 from guard.reasons import Code, Reason
 
 T = TypeVar("T")
@@ -397,7 +398,78 @@ class MemoryContract:
         assert store.pins.accept("git") == 0
 
 
-class StoreContract(ChallengeContract, PeopleContract, MemoryContract):
+class ConsentContract:
+    """What `guard.notices.Notices` and `guard.ports.Emergencies` promise, and how much waits for people."""
+
+    def test_what_waits_is_counted_by_the_group_that_is_asked(self, store: Store) -> None:
+        """Only while somebody may still answer, and only where a person can."""
+        machine = replace(example_challenge(1), requirement=Requirement(frozenset({Demand.POSSESSION}), "oncall"))
+        for challenge in (
+            machine,
+            example_challenge(2),
+            example_challenge(3),
+            replace(example_challenge(4), expires=0),
+        ):
+            store.challenges.open_or_join(challenge)
+        assert store.challenges.waiting(_NOON) == {"payments-oncall": 2}
+        assert store.challenges.swap(example_challenge(2), satisfied(example_challenge(2)), durable=False)
+        assert store.challenges.waiting(_NOON) == {"payments-oncall": 1}
+        assert not store.challenges.waiting(_NOON + 900)
+
+    def test_what_was_decided_comes_newest_first(self, store: Store) -> None:
+        """Pending ones and those of others are left out."""
+        for number in (1, 2, 3):
+            challenge = store.challenges.open_or_join(example_challenge(number))
+            if number < 3:  # noqa: PLR2004 - the last one waits
+                assert store.challenges.swap(challenge, satisfied(challenge), durable=False)
+        found = store.challenges.decided("deployer", 10)
+        assert [one.id for one in found] == [example_challenge(2).id, example_challenge(1).id]
+        assert [one.id for one in store.challenges.decided("deployer", 1)] == [example_challenge(2).id]
+        assert not store.challenges.decided("somebody", 10)
+
+    def test_a_notice_is_due_until_it_was_told(self, store: Store) -> None:
+        """Each stage for itself; a claim keeps others away for a while only."""
+        challenge, notices = store.challenges.open_or_join(example_challenge()), store.notices
+        assert not notices.due(Stage.OPENED, _NOON, after=1, limit=9)
+        assert notices.due(Stage.OPENED, _NOON + 1, after=1, limit=9) == (challenge,)
+        assert not notices.due(Stage.OPENED, _NOON + 1, after=1, limit=9, without={"deployer"})
+        assert not notices.due(Stage.ESCALATED, _NOON + 449, after=1, limit=9)
+        assert notices.due(Stage.ESCALATED, _NOON + 450, after=1, limit=9) == (challenge,)
+        assert notices.claim(challenge.id, Stage.OPENED, _NOON + 1)
+        assert not notices.due(Stage.OPENED, _NOON + 2, after=1, limit=9)
+        assert not notices.claim(challenge.id, Stage.OPENED, _NOON + 2)
+        assert notices.due(Stage.OPENED, _NOON + 200, after=1, limit=9) == (challenge,)
+        assert notices.claim(challenge.id, Stage.OPENED, _NOON + 200)
+        notices.told(challenge.id, Stage.OPENED, _NOON + 201)
+        assert not notices.due(Stage.OPENED, _NOON + 800, after=1, limit=9)
+        assert not notices.claim(challenge.id, Stage.OPENED, _NOON + 800)
+        assert not notices.due(Stage.ESCALATED, _NOON + 900, after=1, limit=9)
+
+    def test_one_of_many_tells_people(self, store: Store) -> None:
+        """Whoever claims first."""
+        challenge = store.challenges.open_or_join(example_challenge())
+        won = race(lambda _: store.notices.claim(challenge.id, Stage.OPENED, _NOON))
+        assert won.count(True) == 1
+
+    def test_one_emergency_waits_for_its_review_however_many_try(self, store: Store) -> None:
+        """And the next one may come after it."""
+
+        def smash(number: int) -> bool:
+            made = Emergency(challenge=f"c_{number}", subject="ann", at=_NOON, reason="fire", ticket="INC-1")
+            return store.emergencies.add(made)
+
+        assert race(smash).count(True) == 1
+        [waiting] = store.emergencies.since(_NOON)
+        assert not store.emergencies.review("c_other", by="ben", verdict="right", at=_NOON + 1)
+        assert store.emergencies.review(waiting.challenge, by="ben", verdict="right", at=_NOON + 1)
+        assert not store.emergencies.review(waiting.challenge, by="cy", verdict="wrong", at=_NOON + 2)
+        assert not store.emergencies.since(_NOON)
+        [reviewed] = store.emergencies.since(_NOON - 1)
+        assert (reviewed.reviewer, reviewed.verdict) == ("ben", "right")
+        assert smash(_RACERS + 1)
+
+
+class StoreContract(ChallengeContract, PeopleContract, MemoryContract, ConsentContract):
     """What `guard.ports.Store` promises: inherit it, and override the fixture."""
 
     @pytest.fixture

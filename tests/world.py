@@ -34,9 +34,12 @@ from typing import Any, Self
 import anyio
 import psutil
 import pyotp
+from agentack.engine import evaluate_events
+from agentack.models import TraceEvent
 
 from guard.app import Desk
 from guard.audit.export import Reader
+from guard.audit.trace import trace
 from guard.audit.verify import Report, verify
 from guard.config import load
 from guard.factors.totp import TotpFactor
@@ -272,6 +275,11 @@ class World:
         with self.desk() as services:
             return list(services.store.challenges.find(states=frozenset(states)))
 
+    def pending(self) -> Challenge:
+        """The oldest challenge that waits; its record is written before it is there."""
+        until(lambda: bool(self.challenges(State.PENDING)), "a challenge is open")
+        return self.challenges(State.PENDING)[0]
+
     def baseline(self, agent: str) -> str | None:
         """What the store knows of how an agent's key is used."""
         with self.desk() as services:
@@ -341,7 +349,11 @@ class World:
         )
 
     def check(self) -> None:
-        """The promises that hold at any moment: the ledger verifies, and nothing ran without a record."""
+        """The promises that hold at any moment: the ledger verifies, nothing ran without a record, AgentAck agrees."""
         report = self.verify()
         assert report.ok, report.text()
         assert self.unrecorded() == []
+        lines, _ = trace(Reader(self.state).read())
+        if lines:
+            judged = evaluate_events([TraceEvent.from_dict(line) for line in lines])
+            assert judged.status == "PASS", judged.findings

@@ -8,11 +8,14 @@ the decision to swap and the swap itself, to prove an interleaving.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from guard.errors import LedgerUnavailableError, StoreUnavailableError
 from guard.model import Challenge, Json, State
+from guard.ports import Approver
+from guard.requirement import asks_people
 
 
 @dataclass
@@ -20,6 +23,7 @@ class _Data:
     lock: threading.RLock = field(default_factory=threading.RLock)
     rows: dict[str, Challenge] = field(default_factory=dict)
     commits: list[WorldStore] = field(default_factory=list)
+    people: list[Approver] = field(default_factory=list)
 
 
 class WorldStore:
@@ -37,6 +41,17 @@ class WorldStore:
     @property
     def challenges(self) -> WorldStore:
         return self
+
+    @property
+    def approvers(self) -> WorldStore:
+        return self
+
+    def put(self, person: Approver) -> None:
+        self._data.people.append(person)
+
+    def all(self) -> Sequence[Approver]:
+        self._require()
+        return self._data.people
 
     def changed(self) -> int:
         self._require()
@@ -77,6 +92,16 @@ class WorldStore:
 
     def count_open(self, principal: str, now: float) -> int:
         return sum(row.state.open and row.expires > now for row in self.find(principal=principal))
+
+    def waiting(self, now: float) -> Mapping[str, int]:
+        return Counter(
+            row.requirement.approvers
+            for row in self.find(states=frozenset({State.PENDING}))
+            if row.expires > now and asks_people(row.requirement)
+        )
+
+    def decided(self, principal: str, limit: int) -> Sequence[Challenge]:
+        return [row for row in reversed(self.find(principal=principal)) if row.state is not State.PENDING][:limit]
 
     def swap(self, old: Challenge, new: Challenge, *, durable: bool) -> bool:
         self._require()

@@ -15,8 +15,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from guard.audit.record import EVENTS
+from guard.channels import Apprise, Desktop, SecretRef, Smtp, Webhook
 from guard.cli import cli
-from guard.config import AgentProfile, Approval, Config, Console, Drift, Proxy, Server
+from guard.config import AgentProfile, Approval, BreakGlass, Config, Console, Drift, Proxy, Server
 from guard.policy.keys import DEFAULT_KEYS, ENTRY_KEYS, FILE_KEYS, RULE_KEYS, WINDOW_KEYS
 from guard.policy.vocabulary import EFFECTS, REQUIREMENT_MEANING, SENSITIVITY_MEANING
 from guard.reasons import Code
@@ -79,7 +80,8 @@ def settings() -> str:
         "`guard.toml` is read once, at start. Paths are relative to the file, an unknown setting is a mistake, "
         "and every mistake is reported as `FILE:LINE:COLUMN: message`."
     )
-    tables = {"proxy", "console", "servers", "agents", "approval"}
+    channels = {"webhook": Webhook, "smtp": Smtp, "desktop": Desktop, "apprise": Apprise}
+    tables = {"proxy", "console", "servers", "agents", "approval", "break_glass", "notify"}
     return page(
         "Settings",
         "guard/config.py",
@@ -91,6 +93,11 @@ def settings() -> str:
         section("`[agents.NAME]`", AgentProfile),
         section("`[approval]`", Approval),
         section("`[drift]`", Drift),
+        section("`[break_glass]`", BreakGlass),
+        "## `[notify.NAME]`\n\nOne table for each channel; `kind` says which. A secret never stands in the file: a "
+        "table says where it is kept.",
+        *(section(f'`kind = "{kind}"`', model, level=3) for kind, model in channels.items()),
+        section("A secret", SecretRef, level=3),
         "## A signer's file\n\n`state/signers/NAME.toml` is written by `guard factor enroll signature`; "
         "`guard signer run NAME` reads it and nothing else of the guard.",
         section("Top level of a signer's file", SignerSettings, level=3, leave_out={"allow"}),
@@ -112,6 +119,8 @@ def section(title: str, model: type[BaseModel], *, level: int = 2, leave_out: It
 def form(annotation: Any) -> str:  # noqa: ANN401 - an annotation is any object
     """How a value is written in TOML."""
     names = {str: "text", int: "integer", float: "number", bool: "`true` or `false`", Path: "path"}
+    if annotation is SecretRef:
+        return '`{env = "NAME"}` or `{file = "PATH"}`'
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in {Union, UnionType}:
         return " or ".join(form(one) for one in arguments if one is not type(None))

@@ -77,13 +77,14 @@ class FileLedger:
         self._first = self._synced = self._head = lane.tree.size
         self._head_at = clock.mono()
         self._trouble, self._closed = "", False
+        self._solo: Mapping[str, Json] = {}
         self._round: anyio.Event | None = None
         self._waker: _Waker | None = None
         self._shared: dict[int, record.Shared] = {}
 
     @classmethod
-    def open(cls, state: Path, lanes: Lanes, clock: Clock) -> Self:
-        """Take a free lane below `state/ledger/` and resume it where it ended.
+    def open(cls, state: Path, lanes: Lanes, clock: Clock, *, solo: bool = False) -> Self:
+        """Take a free lane below `state/ledger/` and resume it where it ended; `solo` marks every record of it.
 
         Raises:
             LedgerUnavailableError: no lane can be written, or the lane is not what the store knows of it.
@@ -93,6 +94,7 @@ class FileLedger:
         try:
             lost = lane.resume(lanes.get(lane.name))
             ledger = cls(lane, lanes, clock)
+            ledger._solo = {"solo": True} if solo else {}
             ledger._put_head(lane.tree.size, lane.tree.root())
             if lost:
                 ledger.append("ledger.recovered", {"lost_bytes": lost})
@@ -141,6 +143,7 @@ class FileLedger:
         self, put: Callable[[bytes], None], event: str, fields: Mapping[str, Json], same: Mapping[str, Json] | None
     ) -> int:
         shared = record.NOTHING if same is None else self._shared.get(id(same)) or self._share(same)
+        fields = {**fields, **self._solo} if self._solo else fields
         self._require_healthy()
         lock = self._lock
         if not (lock.acquire(blocking=False) or lock.acquire(timeout=PATIENCE)):
@@ -150,7 +153,7 @@ class FileLedger:
             now, mono = self._clock.now(), self._clock.mono()
             ahead = (now - self._now) - (mono - self._mono)
             if now < self._now or STEP < ahead < math.inf:
-                step: dict[str, Json] = {"from": record.rfc3339(self._now)}
+                step: dict[str, Json] = {"from": record.rfc3339(self._now), **self._solo}
                 put(record.line(self._lane.tree.size, now, mono, self._boot, event="clock.stepped", fields=step))
             seq = self._lane.tree.size
             put(record.line(seq, now, mono, self._boot, event=event, fields=fields, shared=shared))

@@ -25,6 +25,7 @@ _VERBS = {
     "factor": "guard.cli.factor",
     "signer": "guard.cli.signer",
     "challenge": "guard.cli.challenge",
+    "notify": "guard.cli.notify",
     "grant": "guard.cli.grant",
     "drift": "guard.cli.drift",
     "why": "guard.cli.why",

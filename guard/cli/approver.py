@@ -9,15 +9,21 @@ import click
 from guard.app import desk
 from guard.cli import options
 from guard.errors import GuardError
-from guard.factors import webauthn
+from guard.factors import break_glass, webauthn
 from guard.factors.passkeys import INVITATION
 from guard.identity.lifecycle import Lifecycle
+from guard.ports import Factor
 from guard.reasons import Code
 
 
 @click.group()
 def approver() -> None:
     """Say which people may approve, and in which groups."""
+
+
+def _approves(factor: Factor) -> bool:
+    """Whether its holder can approve with it now; a generator that breaks glass approves nothing."""
+    return not factor.revoked and not factor.locked and factor.kind != break_glass.KIND
 
 
 @approver.command()
@@ -28,7 +34,7 @@ def add(name: str, groups: tuple[str, ...], file: Path) -> None:
     """Let the person NAME approve; known people gain the groups."""
     with desk(file) as services:
         person = Lifecycle(services.store, services.ledger, services.clock).add_approver(name, groups=groups)
-        able = any(not one.revoked and not one.locked for one in services.store.factors.of(name))
+        able = any(_approves(one) for one in services.store.factors.of(name))
     options.note(f"{name} may approve for {', '.join(sorted(person.groups))}")
     if not able:
         options.note(f"next: guard approver invite {name} (a passkey), or guard factor enroll totp {name} (codes)")
@@ -73,7 +79,7 @@ def remove(name: str, file: Path) -> None:
 def list_(file: Path, as_json: bool) -> None:
     """List the people, removed ones too."""
     with desk(file) as services:
-        able = {one.subject for one in services.store.factors.of("") if not one.revoked and not one.locked}
+        able = {one.subject for one in services.store.factors.of("") if _approves(one)}
         people = services.store.approvers.all()
     options.show(
         (

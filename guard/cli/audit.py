@@ -6,16 +6,22 @@ import json
 import sys
 import time
 from collections import deque
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import click
 
 from guard.app import desk
+from guard.audit.ecs import ecs
 from guard.audit.export import Reader, jsonl, summary
+from guard.audit.ocsf import ocsf
 from guard.audit.record import Entry
+from guard.audit.trace import trace
 from guard.audit.verify import Report, verify
 from guard.cli import options
 from guard.errors import LedgerUnavailableError
+from guard.model import Json
 
 _POLL = 0.2
 
@@ -76,19 +82,40 @@ def tail(count: int, follow: bool, as_json: bool, file: Path) -> None:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["jsonl"]),
+    type=click.Choice(["jsonl", "ocsf", "ecs", "agentack"]),
     default="jsonl",
     show_default=True,
     help="How records are written.",
 )
 @options.config
 def export(form: str, file: Path) -> None:
-    """Print every record as one JSON object a line, over all lanes by time."""
-    del form  # there is one so far; click refuses any other
+    """Print every record as one JSON object a line, over all lanes by time.
+
+    `ocsf` writes them in the Open Cybersecurity Schema Framework 1.6, `ecs` in the Elastic Common Schema 8.17.
+    `agentack` prints the story of every call that has ended instead, as a trace that `agentack check` judges: was
+    it approved before it ran, once, unchanged and in time?
+    """
     reader = _reader(file)
+    if form == "agentack":
+        lines, left_out = trace(reader.read())
+        for line in lines:
+            click.echo(json.dumps(line, separators=(",", ":")))
+        if left_out:
+            options.note(f"{left_out} calls are not decided yet and were left out")
+        _note_skipped(reader)
+        return
+    forms: Mapping[str, Callable[[Entry], str]] = {
+        "jsonl": jsonl,
+        "ocsf": partial(_written, ocsf),
+        "ecs": partial(_written, ecs),
+    }
     for entry in reader.read():
-        _show(entry, as_json=True)
+        click.echo(forms[form](entry))
     _note_skipped(reader)
+
+
+def _written(form: Callable[[Entry], Mapping[str, Json]], entry: Entry) -> str:
+    return json.dumps(form(entry), separators=(",", ":"))
 
 
 def _reader(file: Path) -> Reader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,13 +14,12 @@ import anyio
 import click
 
 from guard.app import Desk, desk
-from guard.cli import options
-from guard.errors import NotFoundError, ProofWrongCallError
+from guard.cli import emergency, options
+from guard.cli.showing import challenge_of, check, shown
 from guard.model import Challenge, Json, State
 from guard.requirement import missing
-from guard.stepup.binding import document
+from guard.stepup.binding import document, list_digest
 from guard.stepup.view import render
-from guard.wire.canonical import call_digest
 
 _COLUMNS = ("id", "state", "short_digest", "principal", "server", "name", "requirement", "expires")
 _WATCH_SECONDS = 0.2
@@ -28,6 +28,10 @@ _WATCH_SECONDS = 0.2
 @click.group()
 def challenge() -> None:
     """See the calls that wait for proofs, and approve or deny them."""
+
+
+for _verb in (emergency.break_glass, emergency.review, emergency.stats):
+    challenge.add_command(_verb)
 
 
 @challenge.command("ls")
@@ -52,7 +56,7 @@ def list_(everything: bool, principal: str, file: Path, as_json: bool) -> None:
 def show(id: str, file: Path, as_json: bool) -> None:
     """Show the whole call behind challenge ID, why it waits, and the digests that bind it."""
     with desk(file) as services:
-        found = _found(services, id)
+        found = challenge_of(services, id)
         audience, now = services.config.deployment, services.clock.now()
     view = render(found)
     if as_json:
@@ -66,7 +70,7 @@ def show(id: str, file: Path, as_json: bool) -> None:
         return
     click.echo(view.text, nl=False)
     click.echo(f"\ncall {found.digest}\nview {view.digest}")
-    _check(found)
+    check(found)
 
 
 @challenge.command()
@@ -89,24 +93,61 @@ def watch(file: Path, as_json: bool) -> None:
 
 
 @challenge.command()
-@click.argument("id")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--as", "name", required=True, help="Who you are.")
 @click.option("--code", required=True, help="The six digits your authenticator app shows now.")
 @click.option("--reason", default="", help="Why, for the record.")
 @options.config
 @options.as_json
-def approve(*, id: str, name: str, code: str, reason: str, file: Path, as_json: bool) -> None:
+def approve(*, ids: tuple[str, ...], name: str, code: str, reason: str, file: Path, as_json: bool) -> None:
     """Approve the call behind challenge ID, exactly as `guard challenge show ID` prints it.
 
-    Exits with 0 when your vote counts, also when more is required, and with 1 when it is refused.
+    With several IDs every call is printed, and the one code is spent on exactly this list: if you may not decide about
+    one of them, none is approved. Exits with 0 when your vote counts, also when more is required, and with 1
+    when it is refused.
     """
+    if len(ids) > 1:
+        _approve_list(ids, name, code, reason, file, as_json=as_json)
+        return
     with desk(file) as services:
-        found = _found(services, id)
+        found = challenge_of(services, ids[0])
         evidence = {**_evidence(services, found, name, code), "note": reason}
-        proven = anyio.run(partial(services.ceremony().prove, id, "approval", evidence))
+        proven = anyio.run(partial(services.ceremony().prove, ids[0], "approval", evidence))
         _tell(proven, services.clock.now(), as_json=as_json)
     more = missing(proven.requirement, proven.proofs)
     options.note(f"counted; still required: {more}" if more else "approved; the call runs when the agent asks again")
+
+
+def _approve_list(ids: Sequence[str], name: str, code: str, reason: str, file: Path, *, as_json: bool) -> None:
+    """Show every call, bind the list, and spend one code on it."""
+    with desk(file) as services:
+        found = [challenge_of(services, one) for one in ids]
+        views = []
+        for number, one in enumerate(found, 1):
+            options.note(f"--- {number} of {len(found)}")
+            views.append(shown(services, one, name))
+        bound = list_digest([(one.id, one.digest, view) for one, view in zip(found, views, strict=True)])
+        evidence: Mapping[str, Json] = {
+            "as": name,
+            "code": code,
+            "view_digests": views,
+            "list_digest": bound,
+            "note": reason,
+        }
+        ended = anyio.run(partial(services.ceremony().prove_list, ids, "approval", evidence))
+        now = services.clock.now()
+    rows = [
+        _row(one, now) if isinstance(one, Challenge) else {"id": id, "error": one.public}
+        for id, one in zip(ids, ended, strict=True)  # noqa: A001 - the user's word
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+    failed = [f"{row['id']}: {row['error']}" for row in rows if "error" in row]
+    for line in failed:
+        options.note(line)
+    options.note(f"{len(rows) - len(failed)} of {len(rows)} counted; list {bound[:12]}")
+    if failed:
+        sys.exit(1)
 
 
 @challenge.command()
@@ -119,7 +160,7 @@ def approve(*, id: str, name: str, code: str, reason: str, file: Path, as_json: 
 def deny(*, id: str, name: str, code: str, reason: str, file: Path, as_json: bool) -> None:
     """Refuse the call behind challenge ID for good."""
     with desk(file) as services:
-        found = _found(services, id)
+        found = challenge_of(services, id)
         evidence = {**_evidence(services, found, name, code), "decision": "deny"}
         denied = anyio.run(partial(services.ceremony().deny, id, "approval", evidence, reason))
         _tell(denied, services.clock.now(), as_json=as_json)
@@ -140,52 +181,12 @@ def cancel(*, id: str, reason: str, file: Path, as_json: bool) -> None:
 
 
 def _evidence(services: Desk, found: Challenge, name: str, code: str) -> Mapping[str, Json]:
-    """What a person's decision rests on: the view printed here, whose digest is computed here.
-
-    Raises:
-        NotFoundError: there is no such person; no code is spent.
-        ProofWrongCallError: the digest of the challenge is not that of the call shown.
-    """
-    person = services.store.approvers.get(name)
-    if person is None or person.removed:
-        raise NotFoundError(f"there is no approver {name}; guard approver add {name}")
-    view = render(found)
-    options.note(view.text)
-    if found.state.open:
-        _check(found)
-    return {"as": name, "code": code, "view_digest": view.digest}
-
-
-def _check(found: Challenge) -> None:
-    """Recompute the digest of the call from what is shown.
-
-    Raises:
-        ProofWrongCallError: it is not the digest that would be approved.
-    """
-    if not found.arguments:
-        return
-    computed = call_digest(
-        principal=found.principal.subject,
-        server=found.server,
-        kind=found.kind,
-        name=found.name,
-        definition=found.definition,
-        canonical_arguments=found.arguments,
-    )
-    if computed != found.digest:
-        raise ProofWrongCallError("the digest of the challenge is not that of the call it shows; do not approve it")
+    return {"as": name, "code": code, "view_digest": shown(services, found, name)}
 
 
 def _tell(decided: Challenge, now: float, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_row(decided, now), indent=1))
-
-
-def _found(services: Desk, identifier: str) -> Challenge:
-    found = services.store.challenges.get(identifier)
-    if found is None:
-        raise NotFoundError(f"there is no challenge {identifier}")
-    return found
 
 
 def _row(one: Challenge, now: float) -> dict[str, Json]:

@@ -46,6 +46,27 @@ def totp(name: str, file: Path, as_json: bool) -> None:
         options.note(f"{name} may not approve yet: guard approver add {name}")
 
 
+@enroll.command("break-glass")
+@click.argument("name")
+@options.config
+@options.as_json
+def enroll_break_glass(name: str, file: Path, as_json: bool) -> None:
+    """Make a generator that lets the person NAME break glass, and print its otpauth URI, once, alone on one line.
+
+    It is a second generator, apart from the everyday one: keep it on a device of its own, in a safe.
+    """
+    with desk(file) as services:
+        if services.store.agents.get(name) is not None:
+            raise GuardError(f"{name} is an agent; an emergency is a person's to declare")
+        person = services.store.approvers.get(name)
+        issuer = f"{services.config.deployment} break glass"
+        made = services.emergency_codes.enroll(name, issuer=issuer)
+    options.only(made.uri, {"subject": name, "id": made.factor.id, "uri": made.uri}, as_json=as_json)
+    options.note("put this on a device that is used for nothing else, and lock that away; it is not shown again")
+    if person is None or person.removed:
+        options.note(f"{name} may do nothing with it yet: guard approver add {name}")
+
+
 @enroll.command("signature")
 @click.argument("name")
 @click.option("--module", required=True, type=click.Path(path_type=Path), help="PKCS#11 module (shared library).")

@@ -14,6 +14,7 @@ import click
 from guard.app import desk
 from guard.config import IRREVERSIBLE, Config, load
 from guard.errors import NotFoundError
+from guard.factors import break_glass
 from guard.lab.check import check as check_folder
 from guard.lab.explain import explain as explain_call
 from guard.policy.directory import PolicyDirectory
@@ -77,7 +78,8 @@ def _able(config: Config | None, file: Path) -> Mapping[str, int] | None:
     if config is None or not config.state.is_dir():
         return None
     with desk(file) as services:
-        able = {one.subject for one in services.store.factors.of("") if not one.revoked and not one.locked}
+        live = [one for one in services.store.factors.of("") if not one.revoked and not one.locked]
+        able = {one.subject for one in live if one.kind != break_glass.KIND}
         people = [one for one in services.store.approvers.all() if not one.removed and one.name in able]
     return Counter(group for one in people for group in one.groups)
 

@@ -8,13 +8,14 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from guard.cli import options
+from guard.cli.checks import Check
 from guard.errors import ConfigError, GuardError, PolicyError
 
 if TYPE_CHECKING:
@@ -51,17 +52,6 @@ tools:
   search: {sensitivity: internal, effects: [read]}
   delete: {sensitivity: critical, effects: [destroy], reason: deleted data cannot be brought back}
 """
-
-Level = Literal["ok", "warning", "problem"]
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of the doctor: how it stands, what was looked at, and what to do about it."""
-
-    level: Level
-    what: str
-    remedy: str = ""
 
 
 @click.command()
@@ -104,6 +94,7 @@ def doctor(file: Path, as_json: bool) -> None:
 def _examine(file: Path) -> Iterator[Check]:
     """Every check, from the configuration outwards."""
     from guard.app import desk  # noqa: PLC0415 - `guard init` needs none of it
+    from guard.cli.consent_checks import consent_checks  # noqa: PLC0415 - as above
 
     try:
         with desk(file) as services:
@@ -112,6 +103,7 @@ def _examine(file: Path) -> Iterator[Check]:
             yield from _state(services)
             yield from _people(services)
             yield from _layout(services)
+            yield from consent_checks(services)
     except ConfigError as error:
         yield Check("problem", error.public, "correct the file; the reference is docs/reference/settings.md")
     except GuardError as error:
@@ -164,8 +156,11 @@ def _mode(path: Path) -> int:
 
 
 def _people(services: Desk) -> Iterator[Check]:
+    from guard.factors import break_glass  # noqa: PLC0415 - as above
+
     approvers = [person for person in services.store.approvers.all() if not person.removed]
-    able = {factor.subject for factor in services.store.factors.of("") if not factor.revoked and not factor.locked}
+    live = [factor for factor in services.store.factors.of("") if not factor.revoked and not factor.locked]
+    able = {factor.subject for factor in live if factor.kind != break_glass.KIND}
     if not approvers:
         yield Check("warning", "nobody can consent", "guard approver add NAME; guard approver invite NAME")
     for person in approvers:
@@ -192,8 +187,9 @@ def _people(services: Desk) -> Iterator[Check]:
     if services.config.approval.solo:
         yield Check(
             "warning",
-            "solo mode: an agent's owner may approve its calls",
-            "it does not protect against a deceived owner; enrol a second person",
+            "solo mode: an agent's owner may approve its calls. It does not protect against an owner who is deceived, "
+            "or whose account is taken over, nor against what nobody else ever sees; every record says solo",
+            "enrol a second person: guard approver add NAME; then remove solo from [approval]",
         )
 
 

@@ -7,14 +7,17 @@ refused vote costs nobody anything. To the outside an unknown person and a wrong
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from guard.errors import ProofError, ProofInvalidError, ProofReplayedError, ProofWrongApproverError, ProofWrongCallError
-from guard.model import Challenge, Json, Proof, ProofClass, State
-from guard.ports import Agents, Approver, Approvers
-from guard.stepup.view import render
+from guard.model import Challenge, Json, Proof, ProofClass
+from guard.ports import Agents, Approver, Approvers, CodeAuthenticator
+from guard.stepup.binding import list_digest
+from guard.stepup.escalation import asked
+from guard.stepup.view import shows
 from guard.stepup.visible import visible
 from guard.stepup.vote import Decision, Vote
 
@@ -43,12 +46,19 @@ class ApprovalFactor:
     `decision`, which is "deny" when the person refuses: refusing is open to somebody who approved before.
     """
 
-    __slots__ = ("_agents", "_approvers", "_authenticators", "_solo")
+    __slots__ = ("_agents", "_approvers", "_authenticators", "_escalate", "_solo")
 
     def __init__(
-        self, approvers: Approvers, agents: Agents, authenticators: Mapping[str, Authenticator], *, solo: bool
+        self,
+        approvers: Approvers,
+        agents: Agents,
+        authenticators: Mapping[str, Authenticator],
+        *,
+        solo: bool,
+        escalate: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """With `solo`, the agent's owner may approve, and every such proof says so."""
+        """With `solo`, the agent's owner may approve, and every such proof says so; `escalate` as in the settings."""
+        self._escalate = dict(escalate)
         self._approvers = approvers
         self._agents = agents
         self._authenticators = authenticators
@@ -64,26 +74,56 @@ class ApprovalFactor:
             ProofReplayedError: the person approved before, or the code was used before.
             ProofLockedError: the person's factor is locked.
         """
-        name, method = _text(evidence, "as"), _text(evidence, "method", "totp")
         decision: Decision = "deny" if _text(evidence, "decision", "approve") == "deny" else "approve"
-        person = self._entitled(challenge, name)
+        shown = _text(evidence, "view_digest")
+        judged = self._judged(challenge, evidence, shown, now, denies=decision == "deny")
+        vote = Vote(
+            challenge=challenge, approver=judged.subject, decision=decision, view_digest=shown, evidence=evidence
+        )
+        return replace(judged, factor=self._authenticator(judged.kind).vouch(vote, now))
+
+    def verify_list(self, challenges: Sequence[Challenge], evidence: Mapping[str, Json], now: float) -> list[Proof]:
+        """The consent of a person to every one of these challenges with one code (a `guard.ports.ListVerifier`).
+
+        Evidence as for `verify`, with `view_digests` (of each view they were shown, in order) and `list_digest`
+        (`guard.stepup.binding.list_digest` of what was shown): the code is spent on exactly this list.
+
+        Raises:
+            ProofError: as `verify`, for any of them; no code was spent.
+        """
+        views = evidence.get("view_digests")
+        if not isinstance(views, list) or len(views) != len(challenges):
+            raise ProofInvalidError(detail="evidence lacks a view digest for each challenge")
+        judged = [
+            self._judged(challenge, evidence, str(view), now, denies=False)
+            for challenge, view in zip(challenges, views, strict=True)
+        ]
+        items = [(one.id, one.digest, proof.view_digest) for one, proof in zip(challenges, judged, strict=True)]
+        if not hmac.compare_digest(_text(evidence, "list_digest").encode(), list_digest(items).encode()):
+            raise ProofWrongCallError("the list is not the one that was shown; look at it again")
+        authenticator = self._authenticator(_text(evidence, "method", "totp"))
+        if not isinstance(authenticator, CodeAuthenticator):
+            raise ProofInvalidError("a list is approved with a code")
+        factor = authenticator.authenticate(judged[0].subject, _text(evidence, "code"), now)
+        return [replace(proof, factor=factor) for proof in judged]
+
+    def _judged(
+        self, challenge: Challenge, evidence: Mapping[str, Json], shown: str, now: float, *, denies: bool
+    ) -> Proof:
+        """The proof as it will be once the person's code is found right; everything else is checked here."""
+        name = _text(evidence, "as")
+        person = self._entitled(challenge, name, now)
         solo = self._is_owner(challenge, name)
         if solo and not self._solo:
             raise ProofWrongApproverError(f"{name} owns the agent and may not approve its calls")
-        if decision == "approve" and _approved(challenge, name):
+        if not denies and _approved(challenge, name):
             raise ProofReplayedError(f"{name} has approved this already; one person is one voice")
-        shown = _text(evidence, "view_digest")
-        if not _shows(challenge, shown):
+        if not shows(challenge, shown):
             raise ProofWrongCallError("what was shown is not this call; look at it again")
-        authenticator = self._authenticators.get(method)
-        if authenticator is None:
-            raise ProofInvalidError(detail=f"no authenticator {method!r}")
-        vote = Vote(challenge=challenge, approver=person.name, decision=decision, view_digest=shown, evidence=evidence)
-        factor = authenticator.vouch(vote, now)
         return Proof(
             proof_class=ProofClass.CONSENT,
-            kind=method,
-            factor=factor,
+            kind=_text(evidence, "method", "totp"),
+            factor="",
             subject=person.name,
             at=now,
             view_digest=shown,
@@ -91,15 +131,22 @@ class ApprovalFactor:
             solo=solo,
         )
 
-    def _entitled(self, challenge: Challenge, name: str) -> Approver:
-        """The person, if their place in the group lets them decide about this call."""
+    def _authenticator(self, method: str) -> Authenticator:
+        authenticator = self._authenticators.get(method)
+        if authenticator is None:
+            raise ProofInvalidError(detail=f"no authenticator {method!r}")
+        return authenticator
+
+    def _entitled(self, challenge: Challenge, name: str, at: float) -> Approver:
+        """The person, if a group of theirs is asked about this call at this moment."""
         person = self._approvers.get(name)
         if person is None or person.removed:
             raise ProofInvalidError(detail=f"there is no approver {name!r}")
         if _same(name, challenge.principal.subject) or self._agents.get(name) is not None:
             raise ProofWrongApproverError("an agent cannot consent")
-        if challenge.requirement.approvers not in person.groups:
-            raise ProofWrongApproverError(f"{name} is not in the group {challenge.requirement.approvers}")
+        groups = asked(challenge, self._escalate, at)
+        if person.groups.isdisjoint(groups):
+            raise ProofWrongApproverError(f"{name} is not in the group {' or '.join(groups)}")
         return person
 
     def stands(self, challenge: Challenge, proof: Proof) -> bool:
@@ -108,7 +155,7 @@ class ApprovalFactor:
             return True
         authenticator = self._authenticators.get(proof.kind)
         try:
-            self._entitled(challenge, proof.subject)
+            self._entitled(challenge, proof.subject, proof.at)
         except ProofError:
             return False
         return authenticator is not None and authenticator.works(proof.factor)
@@ -122,12 +169,6 @@ class ApprovalFactor:
 
 def _approved(challenge: Challenge, name: str) -> bool:
     return any(proof.proof_class is ProofClass.CONSENT and _same(proof.subject, name) for proof in challenge.proofs)
-
-
-def _shows(challenge: Challenge, shown: str) -> bool:
-    """Whether this is the digest of the view as it is now, or as it was before anybody answered."""
-    unanswered = replace(challenge, proofs=(), state=State.PENDING)
-    return any(hmac.compare_digest(shown.encode(), render(view).digest.encode()) for view in (challenge, unanswered))
 
 
 def _same(one: str, other: str) -> bool:

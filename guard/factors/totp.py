@@ -50,12 +50,15 @@ class Enrolment:
 
 
 class TotpFactor:
-    """Enrols code generators and checks their codes (a `guard.factors.approval.Authenticator`)."""
+    """Enrols code generators and checks their codes (a `guard.factors.approval.Authenticator`).
 
-    __slots__ = ("_clock", "_factors", "_ledger", "_sealer")
+    `kind` keeps generators for different purposes apart: a code of one never counts for the other.
+    """
 
-    def __init__(self, factors: Factors, sealer: Sealer, ledger: Ledger, clock: Clock) -> None:
-        self._factors, self._sealer, self._ledger, self._clock = factors, sealer, ledger, clock
+    __slots__ = ("_clock", "_factors", "_kind", "_ledger", "_sealer")
+
+    def __init__(self, factors: Factors, sealer: Sealer, ledger: Ledger, clock: Clock, *, kind: str = KIND) -> None:
+        self._factors, self._sealer, self._ledger, self._clock, self._kind = factors, sealer, ledger, clock, kind
 
     def enroll(self, subject: str, *, issuer: str) -> Enrolment:
         """Make a code generator for a person; earlier ones of theirs stop working.
@@ -64,10 +67,10 @@ class TotpFactor:
         """
         secret = pyotp.random_base32()
         identifier, now = self._clock.token("f"), self._clock.now()
-        earlier = [factor for factor in self._factors.of(subject, KIND) if not factor.revoked]
+        earlier = [factor for factor in self._factors.of(subject, self._kind) if not factor.revoked]
         factor = Factor(
             id=identifier,
-            kind=KIND,
+            kind=self._kind,
             subject=subject,
             created=now,
             public={"algorithm": "SHA1", "digits": 6, "period": 30},
@@ -76,7 +79,7 @@ class TotpFactor:
         self._factors.add(factor)
         for old in earlier:
             revoke(self._factors, old, now)
-        self._ledger.append("factor.enrolled", {"factor": identifier, "kind": KIND, "subject": subject})
+        self._ledger.append("factor.enrolled", {"factor": identifier, "kind": self._kind, "subject": subject})
         return Enrolment(factor, pyotp.TOTP(secret).provisioning_uri(name=subject, issuer_name=issuer))
 
     def authenticate(self, subject: str, code: str, now: float) -> str:
@@ -92,7 +95,7 @@ class TotpFactor:
         for _ in range(_TRIES):
             factor = self._live(subject)
             if factor is None:
-                raise ProofInvalidError(detail=f"{subject} has no working {KIND} factor")
+                raise ProofInvalidError(detail=f"{subject} has no working {self._kind} factor")
             if factor.locked:
                 raise ProofLockedError(detail=f"factor {factor.id} of {subject}")
             step = self._step(factor, code, now)
@@ -104,7 +107,7 @@ class TotpFactor:
                 raise ProofReplayedError(detail=f"factor {factor.id} of {subject}")
             elif self._factors.swap(factor, replace(factor, counter=step, version=factor.version + 1)):
                 return factor.id
-        raise FactorUnavailableError(detail=f"factor {KIND} of {subject} is contended")
+        raise FactorUnavailableError(detail=f"factor {self._kind} of {subject} is contended")
 
     def vouch(self, vote: Vote, now: float) -> str:
         """Check and spend the `code` in a vote's evidence.
@@ -122,11 +125,11 @@ class TotpFactor:
     def works(self, factor: str) -> bool:
         """Whether the factor of this id exists and was not revoked; a locked one was good when it was used."""
         found = self._factors.get(factor)
-        return found is not None and found.kind == KIND and not found.revoked
+        return found is not None and found.kind == self._kind and not found.revoked
 
     def _live(self, subject: str) -> Factor | None:
         """The person's code generator; an empty name is nobody's (to the store it means everybody's)."""
-        found = self._factors.of(subject, KIND) if subject else ()
+        found = self._factors.of(subject, self._kind) if subject else ()
         return next((factor for factor in found if not factor.revoked), None)
 
     def _step(self, factor: Factor, code: str, now: float) -> int | None:
@@ -145,7 +148,7 @@ class TotpFactor:
             raise ProofInvalidError(detail=f"wrong code {len(factor.failures)} for factor {factor.id}")
         log.warning("factor locked", factor=factor.id, subject=factor.subject, failures=len(factor.failures))
         self._ledger.append(
-            "factor.locked", {"factor": factor.id, "kind": KIND, "subject": factor.subject, "by": "wrong codes"}
+            "factor.locked", {"factor": factor.id, "kind": self._kind, "subject": factor.subject, "by": "wrong codes"}
         )
         raise ProofLockedError(detail=f"factor {factor.id} of {factor.subject}")
 

@@ -14,6 +14,18 @@ from guard.reasons import Code, Reason
 from guard.requirement import missing
 
 _QUIET = frozenset({Code.STEP_UP_PENDING})
+_LATER = frozenset(
+    {
+        Code.AUDIT_UNAVAILABLE,
+        Code.STORE_UNAVAILABLE,
+        Code.OVERLOADED,
+        Code.TOO_MANY_PENDING,
+        Code.APPROVERS_BUSY,
+        Code.STOPPING,
+        Code.UPSTREAM_RESTING,
+        Code.TOO_MANY_CHILDREN,
+    }
+)
 _NAMED = 6
 _LONGEST = 40
 
@@ -108,9 +120,9 @@ def _remedy(code: Code) -> str:
             return "Do not repeat this call; ask the person in charge before trying anything similar."
         case Code.SPENT | Code.STALE | Code.EXPIRED | Code.CANCELLED | Code.REVOKED:
             return "Repeat the call to ask again."
-        case Code.AUDIT_UNAVAILABLE | Code.STORE_UNAVAILABLE | Code.OVERLOADED | Code.TOO_MANY_PENDING | Code.STOPPING:
-            return "Repeat exactly this call later."
-        case Code.UPSTREAM_RESTING | Code.TOO_MANY_CHILDREN:
+        case Code.BACKING_OFF:
+            return "Do not repeat it before then; tell the person in charge what you want to do and why."
+        case _ if code in _LATER:
             return "Repeat exactly this call later."
         case Code.UPSTREAM_BROKE:
             return "Do not repeat this call before you know whether it ran."

@@ -9,7 +9,7 @@ argument. Guard and signer build the bytes with the same function from the same 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Final
@@ -210,3 +210,11 @@ def parse_document(value: object, *, audience: str, principal: str, now: float) 
     if not value["iat"] - SKEW <= now < value["exp"] + SKEW:
         raise ProofExpiredError
     return value
+
+
+def list_digest(items: Sequence[tuple[str, str, str]]) -> str:
+    """The digest of a list of calls that one person approves together: (challenge id, call digest, view digest) each.
+
+    Order counts, and nothing can be added, taken away or exchanged afterwards.
+    """
+    return digest(canonical({"typ": "guard.approval-list", "v": VERSION, "items": [list(item) for item in items]}))

@@ -8,9 +8,8 @@ claim one end. A consumption lies between two records: the caller's intent, on d
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final, TypeVar
 
@@ -30,10 +29,11 @@ from guard.errors import (
 )
 from guard.model import Challenge, Grant, Json, Proof, ProofClass, State
 from guard.people import Precedent
-from guard.ports import Clock, FactorVerifier, Ledger, Store
+from guard.ports import Clock, FactorVerifier, Ledger, ListVerifier, Store
 from guard.reasons import Code
 from guard.requirement import satisfied
 from guard.stepup import records
+from guard.stepup.limits import Bounds, Limits
 from guard.stepup.machine import (
     CLOSED,
     Cancelled,
@@ -61,6 +61,9 @@ ATTEMPTS: Final = 16
 SWEEP: Final = 5.0
 """Seconds between two looks for challenges whose time is up although nobody asks for them."""
 
+TOGETHER: Final = 20
+"""Challenges one list may hold."""
+
 WORDS: Final = 500
 """Characters of a person's words that are kept."""
 
@@ -84,17 +87,17 @@ class Ceremony:
         *,
         verifiers: Mapping[str, FactorVerifier],
         cool_down: float,
-        pending: int = 256,
+        bounds: Bounds = Bounds(),  # noqa: B008 - frozen
         remember: float = 0,
         redact: Callable[[str], str] = _bounded,
     ) -> None:
-        """Take the ports; `verifiers` by kind of evidence, `cool_down` in seconds, `pending` challenges a principal.
+        """Take the ports; `verifiers` by kind of evidence, `cool_down` in seconds.
 
         `remember` is how many seconds the last approved call of a tool is kept, sealed, to compare the next one with.
         """
         self._store, self._challenges, self._ledger, self._clock = store, store.challenges, ledger, clock
         self._verifiers, self._cool_down, self._redact = dict(verifiers), cool_down, redact
-        self._pending_limit, self._opening, self._remember = pending, Counter[str](), remember
+        self._limits, self._remember = Limits(store, ledger, clock, bounds), remember
         self._waiting = Waiting(store)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -126,7 +129,7 @@ class Ceremony:
 
         Raises:
             StoreUnavailableError, LedgerUnavailableError: nothing was opened, or nobody knows of it.
-            ChallengeError: others kept changing the challenge of this call, or too many of the principal are open.
+            ChallengeError: others kept changing the challenge of this call, or no more may be asked now (`Limits`).
         """
         for _ in range(ATTEMPTS):
             newest = await self._blocking(lambda: self._challenges.by_digest(challenge.digest))
@@ -143,25 +146,11 @@ class Ceremony:
             now = self._clock.now()
             if newest is not None and newest.state is State.DENIED and now < newest.decided + self._cool_down:
                 return newest
-            async with self._place(challenge.principal.subject):
+            async with self._limits.place(challenge):
                 opened = await self._insert(challenge, counterfactual, call_id)
             if opened.id == challenge.id:
                 return opened
         raise ChallengeError("this call's challenge keeps changing", reason=Code.STALE)
-
-    @asynccontextmanager
-    async def _place(self, principal: str) -> AsyncIterator[None]:
-        """Hold one of the places for open challenges: what one agent asks must not bury what others ask."""
-        self._opening[principal] += 1
-        try:
-            count = await self._blocking(lambda: self._challenges.count_open(principal, self._clock.now()))
-            if count + self._opening[principal] > self._pending_limit:
-                raise ChallengeError(reason=Code.TOO_MANY_PENDING)
-            yield
-        finally:
-            self._opening[principal] -= 1
-            if not self._opening[principal]:
-                del self._opening[principal]
 
     async def _insert(self, challenge: Challenge, counterfactual: Sequence[str], call_id: str) -> Challenge:
         """Record, then insert; the record of one that another process forestalled is closed again."""
@@ -307,6 +296,48 @@ class Ceremony:
         )
         with suppress(UnavailableError):  # it is kept for show; the vote counts without it
             await self._blocking(lambda: self._store.people.precedents.put(precedent))
+
+    async def prove_list(
+        self, ids: Sequence[str], kind: str, evidence: Mapping[str, Json]
+    ) -> Sequence[Challenge | ChallengeError | ProofError]:
+        """Verify one piece of evidence for a list of challenges, all or none; then count each, in order.
+
+        What comes back for each is the challenge after it, or why it ended in between; the others count all the same.
+
+        Raises:
+            NotFoundError, ChallengeClosedError, ProofError, UnavailableError: as `prove`, for any of them; none counts.
+        """
+        verifier = self._verifiers.get(kind)
+        if not 1 < len(ids) <= TOGETHER or len(set(ids)) != len(ids) or not isinstance(verifier, ListVerifier):
+            raise ProofInvalidError(f"a list is 2 to {TOGETHER} different challenges, approved by a person's code")
+        challenges = [await self._pending(one) for one in ids]
+        claimed = evidence.get("as")
+        try:
+            proofs = await self._blocking(lambda: verifier.verify_list(challenges, evidence, self._clock.now()))
+        except ProofError as error:
+            for challenge in challenges:
+                self._rejected(challenge, kind, claimed if isinstance(claimed, str) else "", error)
+            raise
+        self._ledger.append("list.proven", records.listed(challenges, proofs))
+        return [
+            await self._count_one(challenge, kind, proof) for challenge, proof in zip(challenges, proofs, strict=True)
+        ]
+
+    async def _count_one(
+        self, challenge: Challenge, kind: str, proof: Proof
+    ) -> Challenge | ChallengeError | ProofError:
+        try:
+            return await self._count(challenge, kind, proof)
+        except (ChallengeError, ProofError) as error:
+            return error
+
+    async def refuse(self, challenge_id: str, *, by: str, because: str) -> Challenge:
+        """Deny a PENDING challenge on the word of a person whom a channel vouches for; a refusal needs no more.
+
+        Raises:
+            NotFoundError, ChallengeClosedError: there is nothing to refuse.
+        """
+        return await self._apply(await self._pending(challenge_id), Denied(by, self._redact(because)))
 
     async def deny(self, challenge_id: str, kind: str, evidence: Mapping[str, Json], because: str) -> Challenge:
         """Refuse the call for good, in words the agent may see; takes the same evidence as an approval.

@@ -27,7 +27,7 @@ from guard.errors import (
 )
 from guard.model import Challenge, Json, Proof, ProofClass, State
 from guard.reasons import Code
-from guard.requirement import missing, satisfied
+from guard.requirement import broken, missing, satisfied
 from guard.stepup import records
 
 # ------------------------------------------------------------------ events
@@ -88,6 +88,12 @@ class Concluded:
 
 
 Event: TypeAlias = Proven | Denied | Expired | Cancelled | Staled | Revoked | Consumed | Concluded
+
+EMERGENCY_SECONDS: Final = 900.0
+"""For how long an emergency lets its call run, at most."""
+
+HURRIED_SECONDS: Final = 2.0
+"""Sooner than this after its opening nobody has read a challenge."""
 
 OUTCOMES: Final = frozenset({State.COMPLETED, State.FAILED, State.UNKNOWN})
 
@@ -174,11 +180,22 @@ def _prove(challenge: Challenge, proof: Proof, now: float) -> tuple[Challenge, t
         "proof": records.proof(proof),
         "missing": missing(challenge.requirement, proofs),
     }
-    accepted = Record("proof.accepted", fields)
+    written = [Record("proof.accepted", fields)]
     after = replace(challenge, proofs=proofs, version=challenge.version + 1)
+    if (
+        proof.proof_class is not ProofClass.POSSESSION
+        and proof.view_digest
+        and now - challenge.opened < HURRIED_SECONDS
+    ):
+        hurried: dict[str, Json] = {"subject": proof.subject, "decide_ms": round((now - challenge.opened) * 1000)}
+        written.append(Record("proof.hurried", records.identity(challenge) | hurried))
+    if broken([proof]):
+        after = replace(after, expires=min(challenge.expires, now + EMERGENCY_SECONDS))
+        because = proof.note
+        written.append(Record("glass.broken", records.identity(challenge) | {"by": proof.subject, "because": because}))
     if not satisfied(challenge.requirement, proofs):
-        return after, (accepted,)
-    return replace(after, state=State.SATISFIED, decided=now), (accepted, Wake(challenge.id))
+        return after, tuple(written)
+    return replace(after, state=State.SATISFIED, decided=now), (*written, Wake(challenge.id))
 
 
 def _require_entitled(challenge: Challenge, proof: Proof) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from guard.model import Challenge, Finding, Json, Proof
 from guard.reasons import Reason
+from guard.stepup.binding import list_digest
 
 
 def identity(challenge: Challenge) -> dict[str, Json]:
@@ -68,4 +69,15 @@ def proof(one: Proof) -> Mapping[str, Json]:
         "view_digest": one.view_digest,
         "note": one.note,
         "solo": one.solo,
+    }
+
+
+def listed(challenges: Sequence[Challenge], proofs: Sequence[Proof]) -> dict[str, Json]:
+    """A list that one person approved with one code: every item by id, digest and what was shown."""
+    items = [(one.id, one.digest, given.view_digest) for one, given in zip(challenges, proofs, strict=True)]
+    return {
+        "subject": proofs[0].subject,
+        "factor": proofs[0].factor,
+        "list_digest": list_digest(items),
+        "items": [{"challenge_id": one, "args_digest": call, "view_digest": view} for one, call, view in items],
     }

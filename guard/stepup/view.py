@@ -6,13 +6,14 @@ record says what the approver had before their eyes.
 
 from __future__ import annotations
 
+import hmac
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from guard.model import Challenge, Finding, Proof, ProofClass
+from guard.model import Challenge, Finding, Proof, State
 from guard.requirement import missing
 from guard.stepup.visible import visible
 from guard.wire.canonical import digest
@@ -49,6 +50,12 @@ def render(challenge: Challenge, *, width: int = WIDTH) -> View:
     return View(text, digest(text))
 
 
+def shows(challenge: Challenge, shown: str) -> bool:
+    """Whether this is the digest of the view as it is now, or as it was before anybody answered."""
+    unanswered = replace(challenge, proofs=(), state=State.PENDING)
+    return any(hmac.compare_digest(shown.encode(), render(view).digest.encode()) for view in (challenge, unanswered))
+
+
 def facts(challenge: Challenge) -> Iterator[tuple[str, str]]:
     """Label and text of every fact, in reading order; a label may come again. Texts are not made visible yet."""
     principal, requirement = challenge.principal, challenge.requirement
@@ -83,7 +90,7 @@ def _finding(finding: Finding) -> str:
 
 
 def _proof(proof: Proof) -> str:
-    what = "consent" if proof.proof_class is ProofClass.CONSENT else "possession"
+    what = proof.proof_class.value
     solo = ", who owns the agent" if proof.solo else ""
     note = f": {proof.note}" if proof.note else ""
     return f"{what} by {proof.subject}{solo}, {proof.kind}, {_time(proof.at)}{note}"

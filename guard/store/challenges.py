@@ -11,9 +11,10 @@ from sqlalchemy import ColumnElement, RowMapping, Select, bindparam, func, or_, 
 from guard.errors import StoreUnavailableError
 from guard.model import Challenge, State
 from guard.people import Range
+from guard.requirement import asks_people
 from guard.store.codec import Row, decode, encode
 from guard.store.database import Database
-from guard.store.schema import OPEN, OPEN_SQL
+from guard.store.schema import OPEN, OPEN_SQL, WAITING_SQL
 from guard.store.schema import challenges as table
 from guard.store.seal import Keyring
 from guard.store.strict import RowError
@@ -25,13 +26,23 @@ _IDS_AT_ONCE: Final = 500  # databases bound the parameters of one statement
 _ATTEMPTS: Final = 16
 
 # Built once: SQLAlchemy spends more time on building a statement than SQLite on running it.
-_ALL: Final[Select[tuple[object, ...]]] = select(*(table.c[column] for column in _COLUMNS), table.c.arguments)
+ALL: Final[Select[tuple[object, ...]]] = select(*(table.c[column] for column in _COLUMNS), table.c.arguments)
 _LISTED: Final[Select[tuple[object, ...]]] = select(table.c.seq, *(table.c[column] for column in _COLUMNS))
-_BY_ID: Final = _ALL.where(table.c.id == bindparam("wanted"))
-_OPEN_BY_DIGEST: Final = _ALL.where(table.c.digest == bindparam("wanted"), table.c.state.in_(OPEN))
-_NEWEST_BY_DIGEST: Final = _ALL.where(table.c.digest == bindparam("wanted")).order_by(table.c.seq.desc()).limit(1)
+_BY_ID: Final = ALL.where(table.c.id == bindparam("wanted"))
+_OPEN_BY_DIGEST: Final = ALL.where(table.c.digest == bindparam("wanted"), table.c.state.in_(OPEN))
+_NEWEST_BY_DIGEST: Final = ALL.where(table.c.digest == bindparam("wanted")).order_by(table.c.seq.desc()).limit(1)
 _COUNT_OPEN: Final = select(func.count()).where(
     table.c.state.in_(OPEN), table.c.principal == bindparam("wanted"), table.c.expires > bindparam("now")
+)
+_WAITING: Final = (
+    select(table.c.asked, func.count())
+    .where(text(WAITING_SQL), table.c.expires > bindparam("now"))
+    .group_by(table.c.asked)
+)
+_DECIDED: Final = (
+    ALL.where(table.c.principal == bindparam("wanted"), table.c.state != State.PENDING.value)
+    .order_by(table.c.seq.desc())
+    .limit(bindparam("limit"))
 )
 _STATES: Final = select(table.c.id, table.c.state, table.c.version).where(
     table.c.id.in_(bindparam("wanted", expanding=True))
@@ -75,7 +86,7 @@ class SqlChallenges:
                     return challenge
                 found = connection.execute(_OPEN_BY_DIGEST, {"wanted": challenge.digest}).mappings().one_or_none()
                 if found is not None:
-                    return self._read(found)
+                    return self.read(found)
         raise StoreUnavailableError(detail="challenges for one call open and close faster than they can be joined")
 
     def get(self, challenge_id: str) -> Challenge | None:
@@ -110,8 +121,8 @@ class SqlChallenges:
         if due is not None:
             wanted.append(table.c.expires <= due)
         with self._database.read() as connection:
-            found = connection.execute(_ALL.where(*wanted).order_by(table.c.seq)).mappings().all()
-        return tuple(self._read(row) for row in found)
+            found = connection.execute(ALL.where(*wanted).order_by(table.c.seq)).mappings().all()
+        return tuple(self.read(row) for row in found)
 
     def page(self, wanted: Range) -> Sequence[tuple[int, Challenge]]:
         """One page by place. Arguments stay sealed: `arguments` is "" and nothing may be rendered or bound from it.
@@ -157,6 +168,25 @@ class SqlChallenges:
         """
         with self._database.read() as connection:
             return int(connection.execute(_COUNT_OPEN, {"wanted": principal, "now": now}).scalar_one())
+
+    def waiting(self, now: float) -> Mapping[str, int]:
+        """How many challenges wait for people at `now`, by the group that is asked.
+
+        Raises:
+            StoreUnavailableError: the database cannot serve.
+        """
+        with self._database.read() as connection:
+            return {asked: int(count) for asked, count in connection.execute(_WAITING, {"now": now})}
+
+    def decided(self, principal: str, limit: int) -> Sequence[Challenge]:
+        """The newest `limit` challenges of a principal that are PENDING no longer, newest first.
+
+        Raises:
+            StoreUnavailableError: the database cannot serve, or one of the challenges cannot be read.
+        """
+        with self._database.read() as connection:
+            found = connection.execute(_DECIDED, {"wanted": principal, "limit": limit}).mappings().all()
+        return tuple(self.read(row) for row in found)
 
     def swap(self, old: Challenge, new: Challenge, *, durable: bool) -> bool:
         """One statement that changes the row only while it is still `old`; the version becomes `old.version + 1`.
@@ -205,9 +235,9 @@ class SqlChallenges:
     def _first(self, query: Select[tuple[object, ...]], wanted: str) -> Challenge | None:
         with self._database.read() as connection:
             found = connection.execute(query, {"wanted": wanted}).mappings().one_or_none()
-        return None if found is None else self._read(found)
+        return None if found is None else self.read(found)
 
-    def _read(self, found: RowMapping) -> Challenge:
+    def read(self, found: RowMapping) -> Challenge:
         """Unseal and decode, or fail closed: a challenge that cannot be read has not vanished."""
         name = found["id"]
         sealed = found["arguments"]
@@ -257,7 +287,9 @@ def _listed(row: RowMapping) -> Challenge:
 
 def _columns(challenge: Challenge) -> _Values:
     row = encode(challenge)
-    return {column: getattr(row, column) for column in _COLUMNS}
+    waits = challenge.state is State.PENDING and asks_people(challenge.requirement)
+    asked = challenge.requirement.approvers if waits else ""
+    return {column: getattr(row, column) for column in _COLUMNS} | {"asked": asked}
 
 
 def _place(challenge_id: str) -> bytes:

@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from guard.model import State
 
-REVISION: Final = "0002"
+REVISION: Final = "0004"
 """The schema revision this version reads and writes: the head of `migrations/versions`."""
 
 METADATA: Final = MetaData()
@@ -54,12 +54,14 @@ challenges: Final = Table(
     Column("body", Text, nullable=False),
     Column("arguments", LargeBinary, nullable=True),
     Column("approvers", String, nullable=False, server_default=text("''")),
+    Column("asked", String, nullable=False, server_default=""),
     # Arguments are there exactly as long as somebody may still have to look at them.
     CheckConstraint(f"({OPEN_SQL}) = (arguments IS NOT NULL)", name="challenges_arguments_while_open"),
     Index("challenges_by_digest", "digest", "seq"),
     Index("challenges_by_state", "state", "principal"),
     # Covers what lists ask of every row, so that only the rows of one page are read.
     Index("challenges_by_group", "approvers", "state", "expires", "version"),
+    Index("challenges_by_principal", "principal", "seq"),
 )
 
 one_open_challenge: Final = Index(
@@ -70,6 +72,24 @@ one_open_challenge: Final = Index(
     postgresql_where=text(OPEN_SQL),
 )
 """At most one open challenge for a call digest, whoever inserts it and from whichever process."""
+
+WAITING_SQL: Final = "asked <> ''"
+"""Challenges that wait for people, as the predicate of a partial index; a literal as well.
+
+`asked` is the group that is asked while a challenge is pending, else empty: a condition on `state` beside it would
+make SQLite take the index of states.
+"""
+
+waiting_challenges: Final = Index(
+    "challenges_waiting",
+    challenges.c.opened,
+    challenges.c.expires,
+    challenges.c.asked,
+    challenges.c.id,
+    sqlite_where=text(WAITING_SQL),
+    postgresql_where=text(WAITING_SQL),
+)
+"""What waits for people can be counted and looked through without touching the challenges themselves."""
 
 agents: Final = Table(
     "agents",
@@ -119,6 +139,37 @@ factors: Final = Table(
     Column("version", BigInteger, nullable=False),
     Index("factors_by_subject", "subject", "kind"),
 )
+
+notices: Final = Table(
+    "notices",
+    METADATA,
+    Column("challenge", String, primary_key=True),
+    Column("stage", String, primary_key=True),
+    Column("taken", Double, nullable=False),
+    Column("told", Double, nullable=False),
+)
+
+emergencies: Final = Table(
+    "emergencies",
+    METADATA,
+    Column("challenge", String, primary_key=True),
+    Column("subject", String, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("ticket", Text, nullable=False),
+    Column("reviewed", Double, nullable=False),
+    Column("reviewer", String, nullable=False),
+    Column("verdict", Text, nullable=False),
+)
+
+one_unreviewed_emergency: Final = Index(
+    "emergencies_one_unreviewed",
+    emergencies.c.reviewed,
+    unique=True,
+    sqlite_where=text("reviewed = 0"),
+    postgresql_where=text("reviewed = 0"),
+)
+"""At most one broken glass that nobody has looked at, whichever process breaks it."""
 
 lanes: Final = Table(
     "lanes",

@@ -9,15 +9,18 @@ from typing import Final, Self
 
 from guard import ports
 from guard.errors import StoreUnavailableError
+from guard.notices import Notices
 from guard.people import People
 from guard.store.agents import SqlAgents
 from guard.store.approvers import SqlApprovers
 from guard.store.baselines import SqlBaselines
 from guard.store.challenges import SqlChallenges
 from guard.store.database import Database
+from guard.store.emergencies import SqlEmergencies
 from guard.store.factors import SqlFactors
 from guard.store.lanes import SqlLanes
 from guard.store.migrate import alone, migrate, revision
+from guard.store.notices import SqlNotices
 from guard.store.people import SqlPeople
 from guard.store.pins import SqlPins
 from guard.store.schema import REVISION
@@ -38,6 +41,8 @@ class SqlStore:
         self._approvers = SqlApprovers(database)
         self._factors = SqlFactors(database)
         self._challenges = SqlChallenges(database, keyring)
+        self._notices = SqlNotices(database, self._challenges)
+        self._emergencies = SqlEmergencies(database)
         self._lanes = SqlLanes(database)
         self._baselines = SqlBaselines(database)
         self._sessions = SqlSessions(database)
@@ -86,6 +91,16 @@ class SqlStore:
     def challenges(self) -> ports.Challenges:
         """Challenges and grants."""
         return self._challenges
+
+    @property
+    def notices(self) -> Notices:
+        """Who was told what."""
+        return self._notices
+
+    @property
+    def emergencies(self) -> ports.Emergencies:
+        """Broken glass."""
+        return self._emergencies
 
     @property
     def lanes(self) -> ports.Lanes:

@@ -17,6 +17,7 @@ from guard.web.api import Challenges, Grants, translate, translate_routing
 from guard.web.events import Events
 from guard.web.gate import ConsoleGate, LocalGate, names
 from guard.web.openapi import document
+from guard.web.orders import Orders
 from guard.web.services import Services
 from guard.web.sessions import Sessions
 from guard.web.visits import Visits
@@ -43,6 +44,7 @@ def api(services: Services, *, local: bool) -> Starlette:
     sessions = Sessions(services, visits)
     console = Console(services, visits, sessions)
     routes += [*sessions.routes(), Route("/v1/openapi.json", _openapi, methods=["GET"]), *console.routes()]
+    routes += Orders(services.denials).routes()
     gate = Middleware(ConsoleGate, hosts=names(services.config.console), identifier=services.identifier, visits=visits)
 
     async def refused(request: Request, error: Exception) -> Response:

@@ -52,7 +52,7 @@ async def json_body(request: Request, *known: str) -> dict[str, Json]:
     if _media(request) != "application/json":
         raise WireError("the body must be application/json", reason=Code.MEDIA_TYPE)
     try:
-        body: object = json.loads(await _read(request), object_pairs_hook=_once)
+        body: object = json.loads(await raw_body(request), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise WireError("the body is not one JSON object", detail=str(error)) from error
     if not isinstance(body, dict) or not all(_storable(value) for value in body.values()):
@@ -70,7 +70,7 @@ async def form_body(request: Request) -> dict[str, str]:
     """
     if _media(request) != "application/x-www-form-urlencoded":
         raise WireError("the body must be application/x-www-form-urlencoded", reason=Code.MEDIA_TYPE)
-    raw = await _read(request)
+    raw = await raw_body(request)
     try:
         pairs = parse_qsl(
             raw.decode("ascii"),
@@ -88,8 +88,12 @@ def _media(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def _read(request: Request) -> bytes:
-    """The body, unless it says or turns out to be too large."""
+async def raw_body(request: Request) -> bytes:
+    """The body, unless it says or turns out to be too large.
+
+    Raises:
+        WireError: it is, or it ended early.
+    """
     announced, raw = request.headers.get("content-length", "0"), bytearray()
     if announced.isascii() and announced.isdigit() and int(announced) > BODY_BYTES:
         raise WireError("the body is too large", reason=Code.TOO_LARGE)

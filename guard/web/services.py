@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from guard.config import Config
 from guard.factors.passkeys import Passkeys
 from guard.factors.totp import TotpFactor
+from guard.notify.denial import Denials
 from guard.ports import Clock, Identifier, Ledger, Store
 from guard.stepup.ceremony import Ceremony
 
@@ -28,5 +29,6 @@ class Services:
     clock: Clock
     codes: TotpFactor
     passkeys: Passkeys
+    denials: Denials
     ready: Callable[[], bool]
     changed: Callable[[int], Awaitable[int]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from guard.model import State
 from tests.world import World, all_gone, until
 
 CALL = ("wipe", {"disk": 1})
@@ -63,7 +62,7 @@ def test_a_held_call_is_answered_and_not_run_when_the_guard_ends(patient: World,
     held = guard.ask(*CALL)
     patient.wait_for("challenge.opened")
     guard.terminate()
-    assert held.answer().challenge == patient.challenges(State.PENDING)[0].id
+    assert held.answer().challenge == patient.pending().id
     assert patient.ran() == []
 
 
@@ -92,7 +91,7 @@ def leave(world: World, front: str) -> str:
     world.wait_for("challenge.opened")
     held.leave()
     until(lambda: [one for one in world.records("call.concluded") if one["outcome"] == "caller_left"], "it left")
-    return world.challenges(State.PENDING)[0].id
+    return world.pending().id
 
 
 def test_an_approval_that_comes_after_the_caller_left_runs_nothing(patient: World, front: str) -> None:
@@ -117,7 +116,7 @@ def test_a_call_that_was_held_runs_once_as_soon_as_it_is_approved(patient: World
     guard = patient.start(front)
     held = guard.ask(*CALL)
     patient.wait_for("challenge.opened")
-    patient.approve(patient.challenges(State.PENDING)[0].id)
+    patient.approve(patient.pending().id)
     assert held.answer().ran
     assert patient.runs(*CALL) == 1
     patient.check()

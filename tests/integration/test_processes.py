@@ -47,7 +47,7 @@ def test_an_approval_wakes_the_calls_two_guards_hold_and_one_of_them_runs(tmp_pa
     with World(tmp_path, hold=50) as world:
         held = [world.run().ask("wipe", {"disk": 1}) for _ in range(2)]
         world.wait_for("challenge.joined")
-        world.approve(world.challenges(State.PENDING)[0].id)
+        world.approve(world.pending().id)
         until(lambda: any(one.future.done() and one.answer().ran for one in held), "one of them runs")
         assert world.runs("wipe", {"disk": 1}) == 1
         world.check()
@@ -63,7 +63,7 @@ def test_a_grant_spent_without_a_known_end_is_no_run_of_the_other_guards_call(tm
         world.wait_for("challenge.joined")
         world.settle()
         waiting.process.send_signal(signal.SIGSTOP)
-        world.approve(world.challenges(State.PENDING)[0].id)
+        world.approve(world.pending().id)
         spent.future.result(10)
         until(lambda: world.challenges(State.UNKNOWN), "nobody knows whether it ran")
         waiting.process.send_signal(signal.SIGCONT)

@@ -49,7 +49,7 @@ def test_no_verb_needs_init_and_state_is_created_for_its_owner_only(site: Site) 
     assert (site.folder / "state").stat().st_mode & 0o077 == 0
 
 
-LISTS = ["agent ls", "approver ls", "factor ls", "challenge ls", "grant ls"]
+LISTS = ["agent ls", "approver ls", "factor ls", "challenge ls", "challenge review", "grant ls", "notify ls"]
 
 
 @pytest.mark.parametrize("words", LISTS)
@@ -71,7 +71,8 @@ LEAVES = [
     *("factor enroll totp", "factor enroll signature", "factor ls", "factor lock", "factor revoke"),
     *("signer run", "signer test", "grant ls", "grant revoke"),
     *("challenge ls", "challenge show", "challenge watch", "challenge approve", "challenge deny"),
-    *("audit verify", "audit tail", "audit export"),
+    *("challenge break-glass", "challenge review", "challenge stats", "factor enroll break-glass"),
+    *("notify ls", "notify test", "audit verify", "audit tail", "audit export"),
 ]
 
 
@@ -84,7 +85,8 @@ DATA = [
     *("doctor", "why", "policy check", "policy explain", "agent add", "agent rotate", "agent ls", "agent show"),
     *("approver ls", "factor enroll totp", "factor enroll signature", "factor ls", "grant ls"),
     *("challenge ls", "challenge show", "challenge watch", "challenge approve", "challenge deny"),
-    *("audit verify", "audit tail"),
+    *("challenge break-glass", "challenge review", "challenge stats", "factor enroll break-glass"),
+    *("notify ls", "notify test", "audit verify", "audit tail"),
 ]
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guard.model import Band, Classification, Demand, Doubt, Finding, Proof, Requirement, Sensitivity
+from guard.model import Band, Classification, Demand, Doubt, Finding, Proof, ProofClass, Requirement, Sensitivity
 from guard.reasons import Code, Reason
-from guard.requirement import counterfactual, missing, parse, required, satisfied
+from guard.requirement import counterfactual, missing, parse, people, required, satisfied
 from tests import nouns, reference
 
 C, P, TWO, UP = Demand.CONSENT, Demand.POSSESSION, Demand.TWO_PEOPLE, Demand.STEP_UP
@@ -60,6 +60,16 @@ def test_proofs_are_counted_as_by_hand(demands: frozenset[Demand], strict: bool,
     expected = reference.met((str(demand) for demand in demands), proofs, critical=strict)
     assert satisfied(requirement, proofs) is expected
     assert bool(missing(requirement, proofs)) is not expected
+
+
+@given(st.frozensets(st.sampled_from(Demand)), st.booleans(), st.lists(nouns.proofs, max_size=4))
+def test_an_emergency_meets_every_requirement_and_is_nobodys_consent(
+    demands: frozenset[Demand], strict: bool, proofs: list[Proof]
+) -> None:
+    requirement = Requirement(demands, strict=strict)
+    emergency = replace(nouns.consent("max", "break_glass"), proof_class=ProofClass.EMERGENCY)
+    assert satisfied(requirement, [*proofs, emergency])
+    assert people(requirement, [*proofs, emergency]) == people(requirement, proofs)
 
 
 @given(st.frozensets(st.sampled_from(Demand)), st.sampled_from(Demand), st.booleans(), st.lists(nouns.proofs))

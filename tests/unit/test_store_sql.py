@@ -418,3 +418,26 @@ def test_a_consumed_grant_stays_consumed_for_a_store_opened_later(state: Path, s
     assert not later.challenges.swap(proven, consumed(proven), durable=True)
     assert later.challenges.states([challenge.id]) == {challenge.id: (State.CONSUMED, 2)}
     later.close()
+
+
+def test_a_database_of_the_version_before_learns_which_group_each_waiting_challenge_asks(state: Path) -> None:
+    keyring = Keyring.open(state)
+    store = SqlStore.open(state, keyring)
+    for number in (1, 2):
+        challenge = store.challenges.open_or_join(example_challenge(number))
+    assert store.challenges.swap(challenge, satisfied(challenge), durable=False)
+    store.close()
+    with sqlite3.connect(state / DATABASE) as connection:
+        for statement in (
+            "DROP TABLE notices",
+            "DROP TABLE emergencies",
+            "DROP INDEX challenges_by_principal",
+            "DROP INDEX challenges_waiting",
+            "ALTER TABLE challenges DROP COLUMN asked",
+            "UPDATE alembic_version SET version_num = '0001'",
+        ):
+            connection.execute(statement)
+    connection.close()
+    store = SqlStore.open(state, keyring)
+    assert store.challenges.waiting(challenge.opened) == {"payments-oncall": 1}
+    store.close()
