@@ -11,6 +11,7 @@ from guard.factors.passkeys import Passkeys
 from guard.factors.totp import TotpFactor
 from guard.factors.webauthn import Site
 from guard.identity.keys import KeyIdentifier
+from guard.notify.denial import Denials
 from guard.ports import Clock, Ledger
 from guard.stepup.ceremony import Ceremony
 from guard.store.seal import Keyring
@@ -26,8 +27,10 @@ def services(
     clock: Clock,
     keyring: Keyring,
     ready: Callable[[], bool] = lambda: True,
+    config: Config | None = None,
 ) -> Services:
-    """With the default configuration, and no news of other processes."""
+    """With the default configuration unless told, and no news of other processes."""
+    config = config or Config()
     passkeys = Passkeys(
         factors=store.factors,
         approvers=store.approvers,
@@ -39,7 +42,7 @@ def services(
         audience="guard",
     )
     return Services(
-        config=Config(),
+        config=config,
         store=store,
         ledger=ledger,
         ceremony=ceremony,
@@ -47,6 +50,7 @@ def services(
         clock=clock,
         codes=TotpFactor(store.factors, keyring, ledger, clock),
         passkeys=passkeys,
+        denials=Denials(config.notify, store, ceremony, clock, escalate={}),
         ready=ready,
         changed=lambda _: anyio.sleep_forever(),
     )

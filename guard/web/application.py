@@ -29,7 +29,10 @@ def api(services: Services, *, local: bool) -> Starlette:
     `local` is for the unix socket of `state/run/`, which the caller makes 0600 in a 0700 directory; without it, the
     application is for the console's TCP listener, where an agent's key opens nothing.
     """
-    visits = Visits(services.config.console, services.store.people.logins, services.store.approvers, services.clock)
+    config, store = services.config, services.store
+    visits = Visits(
+        config.console, store.people.logins, store.approvers, services.clock, escalate=config.approval.escalate
+    )
     challenges, grants, events = Challenges(services), Grants(services), Events(services, visits)
     routes: list[BaseRoute] = [
         Route("/healthz", _health(services.ready), methods=["GET"]),
@@ -45,7 +48,7 @@ def api(services: Services, *, local: bool) -> Starlette:
     console = Console(services, visits, sessions)
     routes += [*sessions.routes(), Route("/v1/openapi.json", _openapi, methods=["GET"]), *console.routes()]
     routes += Orders(services.denials).routes()
-    gate = Middleware(ConsoleGate, hosts=names(services.config.console), identifier=services.identifier, visits=visits)
+    gate = Middleware(ConsoleGate, hosts=names(config.console), identifier=services.identifier, visits=visits)
 
     async def refused(request: Request, error: Exception) -> Response:
         below = request.url.path.startswith("/v1")

@@ -96,7 +96,7 @@ class Console:
         return self._page(request, "rows.html", await self._waiting(request, person))
 
     async def _waiting(self, request: Request, person: Visitor) -> Mapping[str, object]:
-        groups, now = person.person.groups, self._clock.now()
+        groups, now = person.sees, self._clock.now()
         asked = Range(
             states=frozenset({State.PENDING}),
             groups=groups,
@@ -121,7 +121,7 @@ class Console:
         text, state = request.query_params.get("q", "").strip()[:200], request.query_params.get("state", "")
         asked = Range(
             states=wanted(state or None) or _ENDED | {State.SATISFIED},
-            groups=person.person.groups,
+            groups=person.sees,
             text=text,
             after=_place(request),
             newest_first=True,
@@ -147,7 +147,7 @@ class Console:
         if found is None:
             raise NotFoundError(f"there is no challenge {identifier}")
         person, state = visitor(request), standing(found, self._clock.now())
-        if person is None or found.requirement.approvers not in person.person.groups:
+        if person is None or found.requirement.approvers not in person.sees:
             return self._page(request, "standing.html", {"challenge": found, "state": state})
         return await self._whole(request, person, found)
 

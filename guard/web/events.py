@@ -59,7 +59,7 @@ class Events:
                 if not local:
                     if (person := await self._allowed(request)) is None:
                         return
-                    visible_to = person.person.groups
+                    visible_to = person.sees
                 waiting, mark = await anyio.to_thread.run_sync(store.pulse, visible_to, clock.now())
                 if mark != seen or not seen:
                     seen = mark or "-"

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -29,9 +31,13 @@ SCOPE: Final = "guard.visitor"
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """A logged-in approver: the person, the digest of their login, the token their forms must carry."""
+    """A logged-in approver: the person, the digest of their login, the token their forms must carry.
+
+    `sees` are the groups whose challenges they may look at: their own, and those that may escalate to one of them.
+    """
 
     person: Approver
+    sees: frozenset[str]
     login: str
     csrf: str
     expires: float
@@ -49,7 +55,16 @@ class Visitor:
 class Visits:
     """Opens, recognises and ends logins; every method but the cookie's blocks on the store."""
 
-    def __init__(self, console: Console, logins: Logins, approvers: Approvers, clock: Clock) -> None:
+    def __init__(
+        self,
+        console: Console,
+        logins: Logins,
+        approvers: Approvers,
+        clock: Clock,
+        *,
+        escalate: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._escalate = dict(escalate)
         self._logins, self._approvers, self._clock, self._lasting = logins, approvers, clock, console.login
         # Cookies do not know ports: without a name of its own each guard on localhost would end the others' logins.
         self._secure = urlsplit(console.public_url).scheme == "https"
@@ -76,7 +91,8 @@ class Visits:
         if login is None or person is None or person.removed or person.created > login.created:
             return None
         csrf = sha256(b"guard.csrf/1\0" + secret.encode()).hexdigest()
-        return Visitor(person, login.digest, csrf, login.expires)
+        following = {first for first, then in self._escalate.items() if then in person.groups}
+        return Visitor(person, person.groups | following, login.digest, csrf, login.expires)
 
     def close(self, visitor: Visitor) -> None:
         """Log out."""
@@ -116,7 +132,7 @@ def groups(request: Request) -> frozenset[str] | None:
     found = visitor(request)
     if found is None:
         raise IdentityError(reason=Code.NO_CREDENTIAL)
-    return found.person.groups
+    return found.sees
 
 
 def by(request: Request) -> str:

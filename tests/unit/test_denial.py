@@ -12,18 +12,17 @@ import httpx2
 import pytest
 
 from guard.config import Config
-from guard.identity.keys import KeyIdentifier
 from guard.model import Challenge, State
 from guard.notices import Stage
 from guard.notify import words
-from guard.notify.denial import Denials
 from guard.notify.signing import key_of, signed
 from guard.ports import Approver
 from guard.stepup.ceremony import Ceremony
 from guard.store.seal import Keyring
 from guard.store.sql import SqlStore
-from guard.web.api import api
+from guard.web.application import api
 from tests import nouns
+from tests.web_services import services
 from tests.world_store import WorldClock, WorldLedger
 
 pytestmark = pytest.mark.anyio
@@ -35,7 +34,8 @@ class House:
     """The console's application over one store, with channels `chat` (ann may deny), `other` and `silent`."""
 
     def __init__(self, folder: Path) -> None:
-        self.store = SqlStore.open(folder, Keyring.open(folder))
+        keyring = Keyring.open(folder)
+        self.store = SqlStore.open(folder, keyring)
         self.ledger, self.clock = WorldLedger(), WorldClock(nouns.NOW + 5, lambda: 0.0)
         hook = {"kind": "webhook", "url": "https://chat.example/", "secret": {"env": "HOOK"}}
         config = Config.model_validate(
@@ -50,16 +50,15 @@ class House:
         for name, group, removed in (("ann", "approvers", 0.0), ("gone", "approvers", 1.0), ("eve", "elsewhere", 0.0)):
             self.store.approvers.put(Approver(name=name, groups=frozenset({group}), created=0, removed=removed))
         self.ceremony = Ceremony(self.store, self.ledger, self.clock, verifiers={}, cool_down=60)
-        self.app = api(
-            config=config,
+        served = services(
             store=self.store,
+            ledger=self.ledger,
             ceremony=self.ceremony,
-            identifier=KeyIdentifier(self.store, self.clock),
             clock=self.clock,
-            ready=lambda: True,
-            denials=Denials(config.notify, self.store, self.ceremony, self.clock, escalate={}),
-            local=False,
+            keyring=keyring,
+            config=config,
         )
+        self.app = api(served, local=False)
 
     async def pause(self) -> Challenge:
         return await self.ceremony.open(nouns.challenge())

@@ -434,7 +434,7 @@ def test_a_database_of_the_version_before_learns_which_group_each_waiting_challe
             "DROP INDEX challenges_by_principal",
             "DROP INDEX challenges_waiting",
             "ALTER TABLE challenges DROP COLUMN asked",
-            "UPDATE alembic_version SET version_num = '0001'",
+            "UPDATE alembic_version SET version_num = '0002'",
         ):
             connection.execute(statement)
     connection.close()
