@@ -14,13 +14,18 @@ from pathlib import Path
 from guard.audit.ledger import FileLedger
 from guard.audit.redact import Redactor
 from guard.clock import SystemClock
-from guard.config import Config, load
+from guard.config import ChangeSystem, Config, load
 from guard.factors.approval import ApprovalFactor
+from guard.factors.intent import IntentFactor
 from guard.factors.signature import CallSignatureFactor, SignatureFactor
 from guard.factors.totp import TotpFactor
+from guard.quorum import INTENT
 from guard.stepup.ceremony import Ceremony
 from guard.store.seal import Keyring
 from guard.store.sql import SqlStore
+from guard.tickets.changes import Changes
+from guard.tickets.jira import Jira
+from guard.tickets.servicenow import ServiceNow
 
 
 class Desk:
@@ -55,6 +60,21 @@ class Desk:
         """What keeps secrets out of records."""
         return Redactor(self.keyring.digest_key)
 
+    @cached_property
+    def intents(self) -> IntentFactor:
+        """What publishes signed intents and lets them consent."""
+        store, tickets = self.store, self.config.tickets
+        return IntentFactor(
+            store.intents,
+            store.factors,
+            store.agents,
+            self.ledger,
+            self.clock,
+            audience=self.config.deployment,
+            tickets=change_system(tickets) if tickets else None,
+            ticketed=tickets is not None and tickets.required,
+        )
+
     def ceremony(self) -> Ceremony:
         """The interactive side of step-ups, with every factor that is built in."""
         store, config = self.store, self.config
@@ -66,10 +86,12 @@ class Desk:
             verifiers={
                 "signature": SignatureFactor(store.factors, audience=config.deployment),
                 "call_signature": CallSignatureFactor(store.factors, audience=config.deployment),
+                INTENT: self.intents,
                 "approval": ApprovalFactor(store.approvers, store.agents, {"totp": codes}, solo=config.approval.solo),
             },
             cool_down=config.approval.cool_down,
             pending=config.approval.pending,
+            beforehand={INTENT: self.intents},
             redact=self.redactor.text,
         )
 
@@ -90,3 +112,18 @@ def desk(file: Path) -> Iterator[Desk]:
         yield services
     finally:
         services.close()
+
+
+def change_system(settings: ChangeSystem) -> Changes:
+    """The change system that tickets are in; nothing is asked yet."""
+    jira = settings.system == "jira"
+    usual = ("Awaiting implementation", "Implementing") if jira else ("-2", "-1")
+    return Changes(
+        Jira(start_field=settings.start_field, end_field=settings.end_field) if jira else ServiceNow(),
+        url=settings.url,
+        user=settings.user,
+        secret_file=settings.secret_file,
+        states=settings.states or frozenset(usual),
+        approvals=frozenset() if jira else settings.approvals,
+        timeout=settings.timeout,
+    )

@@ -89,6 +89,26 @@ class Factor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """A published intent: the signed bytes, what finds them (`agent`, `server`, `tool`, `ends`), and what became of it.
+
+    `payload` is that of `guard.stepup.intent`; the signature is checked again whenever it is used, and what finds it is
+    believed only where the payload says the same. `used` counts the calls it was spent on.
+    """
+
+    id: str
+    agent: str
+    server: str
+    tool: str
+    ends: float
+    published: float
+    payload: bytes
+    signature: bytes
+    used: int = 0
+    revoked: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
     """How far one ledger lane is known to reach: `size` records whose RFC 6962 root is `root` (hex)."""
 
@@ -184,11 +204,31 @@ class Challenges(Protocol):
     def count_open(self, principal: str, now: float) -> int:
         """How many challenges of a principal are open, and not out of time at `now`."""
 
-    def swap(self, old: Challenge, new: Challenge, *, durable: bool) -> bool:
-        """One compare-and-swap on `old.version` and `old.state`; fsynced before it returns when `durable`."""
+    def swap(self, old: Challenge, new: Challenge, *, durable: bool, spends: Mapping[str, int] = ...) -> bool:
+        """One compare-and-swap on `old.version` and `old.state`; fsynced before it returns when `durable`.
+
+        `spends` maps ids of intents to how many uses they have: one use of each is counted in the same transaction, and
+        where one has none left or was revoked, nothing changes.
+        """
 
     def states(self, ids: Sequence[str]) -> Mapping[str, tuple[State, int]]:
         """State and version of the given challenges; cheap, for waiting."""
+
+
+class Intents(Protocol):
+    """Published intents. Their uses are counted by `Challenges.swap`, together with the grant they are spent on."""
+
+    def add(self, intent: Intent) -> bool:
+        """Insert durably; False when the id was used before."""
+
+    def get(self, intent_id: str) -> Intent | None:
+        """One intent."""
+
+    def find(self, *, agent: str = "", server: str = "", tool: str = "", limit: int) -> Sequence[Intent]:
+        """At most `limit` intents by what finds them (empty: any), newest first."""
+
+    def revoke(self, intent_id: str, at: float) -> bool:
+        """Revoke durably; False when there is no such intent, or it was revoked before."""
 
 
 class Lanes(Protocol):
@@ -261,6 +301,10 @@ class Store(Protocol):
     @property
     def challenges(self) -> Challenges:
         """Challenges and grants."""
+
+    @property
+    def intents(self) -> Intents:
+        """Published intents."""
 
     @property
     def lanes(self) -> Lanes:
@@ -366,3 +410,39 @@ class FactorVerifier(Protocol):
 
     def stands(self, challenge: Challenge, proof: Proof) -> bool:
         """Whether who gave this proof could give it still; True for proofs of another kind."""
+
+
+class Beforehand(Protocol):
+    """A factor whose evidence may lie ready before the call comes (`guard.factors.intent`)."""
+
+    def evidence(self, challenge: Challenge) -> Sequence[Mapping[str, Json]]:
+        """What might answer this challenge, to be verified one by one."""
+
+    def uses(self, proof: Proof) -> int:
+        """On how many calls what is behind this proof may be spent.
+
+        Raises:
+            ProofError: on none any more.
+        """
+
+
+class Publisher(Protocol):
+    """Takes signed intents, wherever they come from."""
+
+    def publish(self, envelope: Mapping[str, Json]) -> Intent:
+        """Check and keep the intent in a DSSE envelope; the same one again changes nothing.
+
+        Raises:
+            ProofError: it is not one, or its signature does not count.
+        """
+
+
+class Tickets(Protocol):
+    """The change system that an intent's ticket is in."""
+
+    def check(self, ticket: str, now: float) -> None:
+        """Return if the change of this number is approved and its window is open at `now`; blocking, bounded in time.
+
+        Raises:
+            ProofError: it is not, or nobody can tell.
+        """

@@ -42,6 +42,7 @@ from guard.proxy.pipes import standard_streams
 from guard.proxy.stdio import StdioFront
 from guard.proxy.upstream import Upstreams
 from guard.web.api import api
+from guard.web.intents import IntentEndpoints
 
 log = structlog.get_logger()
 
@@ -140,6 +141,7 @@ class Engine:
             clock=desk.clock,
             ready=lambda: self.ready,
             local=local,
+            more=IntentEndpoints(desk.intents, desk.store.intents, desk.clock).routes(),
         )
 
     def report(self, event: str, fields: Mapping[str, Json]) -> None:
@@ -194,7 +196,9 @@ class Engine:
     def _tell_policy(self, refresh: Refresh) -> None:
         revision, ledger = self._directory.current.revision, self._desk.ledger
         if refresh.changed:
-            ledger.append("policy.loaded", {"policy_revision": revision})
+            policies = self._directory.current.policies
+            authors: dict[str, Json] = {name: sorted(one.authors) for name, one in policies.items() if one.authors}
+            ledger.append("policy.loaded", {"policy_revision": revision} | ({"authors": authors} if authors else {}))
             log.info("policy.loaded", revision=revision)
             for name in self._directory.undescribed:
                 log.warning(

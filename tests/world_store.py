@@ -8,8 +8,10 @@ the decision to swap and the swap itself, to prove an interleaving.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from guard.errors import LedgerUnavailableError, StoreUnavailableError
 from guard.model import Challenge, Json, State
@@ -19,6 +21,7 @@ from guard.model import Challenge, Json, State
 class _Data:
     lock: threading.RLock = field(default_factory=threading.RLock)
     rows: dict[str, Challenge] = field(default_factory=dict)
+    used: Counter[str] = field(default_factory=Counter)
     commits: list[WorldStore] = field(default_factory=list)
 
 
@@ -78,7 +81,9 @@ class WorldStore:
     def count_open(self, principal: str, now: float) -> int:
         return sum(row.state.open and row.expires > now for row in self.find(principal=principal))
 
-    def swap(self, old: Challenge, new: Challenge, *, durable: bool) -> bool:
+    def swap(
+        self, old: Challenge, new: Challenge, *, durable: bool, spends: Mapping[str, int] = MappingProxyType({})
+    ) -> bool:
         self._require()
         hook, self.before_swap = self.before_swap, None
         if hook:
@@ -87,6 +92,9 @@ class WorldStore:
             row = self._data.rows[old.id]
             if (row.version, row.state) != (old.version, old.state):
                 return False
+            if any(self._data.used[intent] >= uses for intent, uses in spends.items()):
+                return False
+            self._data.used.update(spends.keys())
             self._commit(new)
             if durable:
                 self.durable.append(new.state)

@@ -16,8 +16,16 @@ from pydantic.fields import FieldInfo
 
 from guard.audit.record import EVENTS
 from guard.cli import cli
-from guard.config import AgentProfile, Approval, Config, Console, Proxy, Server
-from guard.policy.keys import DEFAULT_KEYS, ENTRY_KEYS, FILE_KEYS, RULE_KEYS, WINDOW_KEYS
+from guard.config import AgentProfile, Approval, ChangeSystem, Config, Console, Proxy, Server
+from guard.policy.keys import (
+    CONSENT_KEYS,
+    DEFAULT_KEYS,
+    ENTRY_KEYS,
+    FILE_KEYS,
+    POSSESSION_KEYS,
+    RULE_KEYS,
+    WINDOW_KEYS,
+)
 from guard.policy.vocabulary import EFFECTS, REQUIREMENT_MEANING, SENSITIVITY_MEANING
 from guard.reasons import Code
 from guard.signer.settings import Allow, SignerSettings
@@ -78,7 +86,7 @@ def settings() -> str:
         "`guard.toml` is read once, at start. Paths are relative to the file, an unknown setting is a mistake, "
         "and every mistake is reported as `FILE:LINE:COLUMN: message`."
     )
-    tables = {"proxy", "console", "servers", "agents", "approval"}
+    tables = {"proxy", "console", "servers", "agents", "approval", "tickets"}
     return page(
         "Settings",
         "guard/config.py",
@@ -89,6 +97,7 @@ def settings() -> str:
         section("`[servers.NAME]`", Server),
         section("`[agents.NAME]`", AgentProfile),
         section("`[approval]`", Approval),
+        section("`[tickets]`", ChangeSystem),
         "## A signer's file\n\n`state/signers/NAME.toml` is written by `guard factor enroll signature`; "
         "`guard signer run NAME` reads it and nothing else of the guard.",
         section("Top level of a signer's file", SignerSettings, level=3, leave_out={"allow"}),
@@ -199,6 +208,26 @@ def option_help(option: click.Option, context: click.Context) -> str:
 
 # ------------------------------------------------------------------ policies
 
+LONG_FORM = """\
+`require` takes a word, a list of words, or this long form, in which everything is optional:
+
+```yaml
+server: payments
+approvers: payments-oncall
+authors: olga@example.com
+tools:
+  refund:
+    sensitivity: critical
+    require:
+      consent:
+        - {people: 2, kinds: [webauthn, intent], max_age: 10m}
+        - {group: auditors}
+      possession: {attestation: 2}
+```
+
+What rules and entries require joins, so a further one can only raise it. Nobody stands for two groups, and all signed
+intents of a call are together one voice and no person. `authors` of a file may not consent to calls under it."""
+
 
 def policy() -> str:
     """Every key and word of a policy file."""
@@ -225,7 +254,9 @@ def policy() -> str:
         "## A rule\n\n" + table(keys, named(RULE_KEYS)) + "\n\n" + conditions,
         "## A window\n\n" + table(keys, named(WINDOW_KEYS)),
         "## Sensitivities\n\n" + table(words, named(SENSITIVITY_MEANING)),
-        "## Requirements\n\n" + table(words, named(REQUIREMENT_MEANING)),
+        "## Requirements\n\n" + table(words, named(REQUIREMENT_MEANING)) + "\n\n" + LONG_FORM,
+        "### `require.consent`\n\n" + table(keys, named(CONSENT_KEYS)),
+        "### `require.possession`\n\n" + table(keys, named(POSSESSION_KEYS)),
         "## Effects\n\n" + table(words, named(EFFECTS)),
     )
 

@@ -25,6 +25,7 @@ _VERBS = {
     "factor": "guard.cli.factor",
     "signer": "guard.cli.signer",
     "challenge": "guard.cli.challenge",
+    "intent": "guard.cli.intent",
     "grant": "guard.cli.grant",
     "why": "guard.cli.why",
     "audit": "guard.cli.audit",

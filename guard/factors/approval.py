@@ -14,6 +14,8 @@ from typing import Final, Protocol
 from guard.errors import ProofError, ProofInvalidError, ProofReplayedError, ProofWrongApproverError, ProofWrongCallError
 from guard.model import Challenge, Json, Proof, ProofClass, State
 from guard.ports import Agents, Approver, Approvers
+from guard.quorum import CODE_KINDS, INTENT, stale, welcome
+from guard.reasons import Code
 from guard.stepup.view import render
 from guard.stepup.visible import visible
 
@@ -66,11 +68,11 @@ class ApprovalFactor:
         name, code = _text(evidence, "as"), _text(evidence, "code")
         method = _text(evidence, "method", "totp")
         person = self._entitled(challenge, name)
-        solo = self._is_owner(challenge, name)
+        solo = self._is_party(challenge, name)
         if solo and not self._solo:
-            raise ProofWrongApproverError(f"{name} owns the agent and may not approve its calls")
-        if _text(evidence, "decision", "approve") != "deny" and _approved(challenge, name):
-            raise ProofReplayedError(f"{name} has approved this already; one person is one voice")
+            raise ProofWrongApproverError(f"{name} {solo} and may not approve its calls")
+        if _text(evidence, "decision", "approve") != "deny":
+            self._require_use(challenge, name, method, now)
         shown = _text(evidence, "view_digest")
         if not _shows(challenge, shown):
             raise ProofWrongCallError("what was shown is not this call; look at it again")
@@ -86,7 +88,8 @@ class ApprovalFactor:
             at=now,
             view_digest=shown,
             note=_plain(_text(evidence, "note", "")),
-            solo=solo,
+            solo=bool(solo),
+            groups=person.groups & challenge.requirement.groups,
         )
 
     def _entitled(self, challenge: Challenge, name: str) -> Approver:
@@ -96,8 +99,9 @@ class ApprovalFactor:
             raise ProofInvalidError(detail=f"there is no approver {name!r}")
         if _same(name, challenge.principal.subject) or self._agents.get(name) is not None:
             raise ProofWrongApproverError("an agent cannot consent")
-        if challenge.requirement.approvers not in person.groups:
-            raise ProofWrongApproverError(f"{name} is not in the group {challenge.requirement.approvers}")
+        if not challenge.requirement.groups & person.groups:
+            groups = " or ".join(sorted(challenge.requirement.groups))
+            raise ProofWrongApproverError(f"{name} is not in the group {groups}")
         return person
 
     def stands(self, challenge: Challenge, proof: Proof) -> bool:
@@ -105,21 +109,33 @@ class ApprovalFactor:
         if proof.proof_class is not ProofClass.CONSENT:
             return True
         authenticator = self._authenticators.get(proof.kind)
+        if proof.kind == INTENT:
+            return True
         try:
-            self._entitled(challenge, proof.subject)
+            person = self._entitled(challenge, proof.subject)
         except ProofError:
+            return False
+        if not proof.groups <= person.groups:
             return False
         return authenticator is not None and authenticator.works(proof.factor)
 
-    def _is_owner(self, challenge: Challenge, name: str) -> bool:
-        """Whether the person answers for the agent, now or when it asked, or is whom it acts for."""
+    def _is_party(self, challenge: Challenge, name: str) -> str:
+        """What makes the person a party to the call, in words; empty when nothing does."""
         agent = self._agents.get(challenge.principal.subject)
         owners = (challenge.principal.owner, challenge.principal.on_behalf_of, agent.owner if agent else "")
-        return any(_same(name, owner) for owner in owners)
+        if any(_same(name, owner) for owner in owners):
+            return "owns the agent"
+        return "changed the policy last" if any(_same(name, one) for one in challenge.requirement.barred) else ""
 
-
-def _approved(challenge: Challenge, name: str) -> bool:
-    return any(proof.proof_class is ProofClass.CONSENT and _same(proof.subject, name) for proof in challenge.proofs)
+    @staticmethod
+    def _require_use(challenge: Challenge, name: str, method: str, now: float) -> None:
+        """Refuse a vote that could not count, before a code is spent on it."""
+        requirement = challenge.requirement
+        if not welcome(requirement, ProofClass.CONSENT, method, 0 if method in CODE_KINDS else None):
+            raise ProofError(f"a proof by {method} is not taken here", reason=Code.NOT_TAKEN)
+        given = [one for one in challenge.proofs if one.proof_class is ProofClass.CONSENT and one.kind != INTENT]
+        if any(_same(one.subject, name) and not stale(requirement, one, now) for one in given):
+            raise ProofReplayedError(f"{name} has approved this already; one person is one voice")
 
 
 def _shows(challenge: Challenge, shown: str) -> bool:

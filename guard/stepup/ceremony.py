@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 import anyio
@@ -29,10 +30,11 @@ from guard.errors import (
     UnavailableError,
 )
 from guard.model import Challenge, Grant, Json, Proof, ProofClass, State
-from guard.ports import Clock, FactorVerifier, Ledger, Store
+from guard.ports import Beforehand, Clock, FactorVerifier, Ledger, Store
 from guard.reasons import Code
 from guard.requirement import satisfied
 from guard.stepup import records
+from guard.stepup.beforehand import Offers
 from guard.stepup.machine import (
     CLOSED,
     Cancelled,
@@ -84,12 +86,17 @@ class Ceremony:
         verifiers: Mapping[str, FactorVerifier],
         cool_down: float,
         pending: int = 256,
+        beforehand: Mapping[str, Beforehand] = MappingProxyType({}),
         redact: Callable[[str], str] = _bounded,
     ) -> None:
-        """Take the ports; `verifiers` by kind of evidence, `cool_down` in seconds, `pending` challenges a principal."""
+        """Take the ports; `verifiers` by kind of evidence, `cool_down` in seconds, `pending` challenges a principal.
+
+        `beforehand` are those of the kinds whose evidence may lie ready when a challenge opens.
+        """
         self._store, self._challenges, self._ledger, self._clock = store, store.challenges, ledger, clock
         self._verifiers, self._cool_down, self._redact = dict(verifiers), cool_down, redact
         self._pending_limit, self._opening = pending, Counter[str]()
+        self._offers = Offers(beforehand, verifiers, clock)
         self._waiting = Waiting(store)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -117,7 +124,8 @@ class Ceremony:
         """Open this challenge, or join the one that is open for the same call on the same terms.
 
         An open one on other terms becomes STALE, one whose time is up EXPIRED, and a new one opens. One that was denied
-        less than `cool_down` ago is returned as it is: the same call stays refused.
+        less than `cool_down` ago is returned as it is: the same call stays refused. Consent that was given beforehand
+        counts at once.
 
         Raises:
             StoreUnavailableError, LedgerUnavailableError: nothing was opened, or nobody knows of it.
@@ -133,7 +141,7 @@ class Ceremony:
                     await self._apply(newest, Staled(f"{changed} changed since this was opened"))
                 else:
                     self._ledger.append("challenge.joined", records.identity(newest) | {"call_id": call_id})
-                    return newest
+                    return await self._look_beforehand(newest)
                 continue
             now = self._clock.now()
             if newest is not None and newest.state is State.DENIED and now < newest.decided + self._cool_down:
@@ -141,8 +149,21 @@ class Ceremony:
             async with self._place(challenge.principal.subject):
                 opened = await self._insert(challenge, counterfactual, call_id)
             if opened.id == challenge.id:
-                return opened
+                return await self._look_beforehand(opened)
         raise ChallengeError("this call's challenge keeps changing", reason=Code.STALE)
+
+    async def _look_beforehand(self, challenge: Challenge) -> Challenge:
+        """Count the consent that somebody gave in advance; where there is some that gives none, record why."""
+        if challenge.state is not State.PENDING:
+            return challenge
+        for kind, found in await self._blocking(lambda: self._offers.look(challenge)):
+            if isinstance(found, ProofError):
+                self._rejected(challenge, kind, "", found)
+                continue
+            with suppress(ProofError, ChallengeClosedError):  # the same call, on another connection, was first
+                return await self._count(challenge, kind, found)
+            return await self._get(challenge.id)
+        return challenge
 
     @asynccontextmanager
     async def _place(self, principal: str) -> AsyncIterator[None]:
@@ -202,18 +223,14 @@ class Ceremony:
 
     async def _standing(self, challenge: Challenge) -> Grant | None:
         """The grant of a satisfied challenge with the proofs of those only who could give them still."""
-        grant, verifiers = challenge.grant, tuple(self._verifiers.values())
-        if grant is None:
-            return None
-        proofs = await self._blocking(
-            lambda: tuple(proof for proof in grant.proofs if all(one.stands(challenge, proof) for one in verifiers))
-        )
-        return replace(grant, proofs=proofs)
+        return (await self._upheld(challenge)).grant
 
     async def _fallen(self, challenge: Challenge) -> str:
         """What undid the grant of a challenge, in words; empty when it still holds, or there is none yet."""
         grant = await self._standing(challenge)
-        return "" if grant is None or satisfied(grant.requirement, grant.proofs) else "who may prove it"
+        if grant is None or satisfied(grant.requirement, grant.proofs, self._clock.now()):
+            return ""
+        return "who may prove it"
 
     async def consume(self, grant: Grant, *, call_id: str = "") -> bool:
         """Spend the grant: one durable compare-and-swap with exactly one winner, over all processes.
@@ -232,7 +249,11 @@ class Ceremony:
             spent, effects = step(challenge, Consumed(), self._clock.now())
         except ChallengeClosedError:
             return False
-        if not await self._swap(challenge, spent):
+        try:
+            spends = await self._blocking(lambda: self._offers.spends(grant))
+        except ProofError:
+            return False
+        if not await self._swap(challenge, spent, spends):
             return False
         self._record(effects, call_id=call_id)
         self._wake(effects)
@@ -268,7 +289,7 @@ class Ceremony:
         with anyio.CancelScope(shield=True):  # the factor has been used; a caller who leaves does not undo that
             for _ in range(ATTEMPTS):
                 try:
-                    proven, effects = step(challenge, Proven(proof), self._clock.now())
+                    proven, effects = step(await self._upheld(challenge), Proven(proof), self._clock.now())
                 except (ProofError, ChallengeClosedError) as error:
                     self._rejected(challenge, kind, proof.subject, error)
                     raise
@@ -281,6 +302,14 @@ class Ceremony:
                     return proven
                 challenge = await self._get(challenge.id)
         raise ChallengeError("the challenge keeps changing; try again", reason=Code.STALE)
+
+    async def _upheld(self, challenge: Challenge) -> Challenge:
+        """The challenge without the proofs of those who could not give them any more."""
+        verifiers = tuple(self._verifiers.values())
+        proofs = await self._blocking(
+            lambda: tuple(one for one in challenge.proofs if all(by.stands(challenge, one) for by in verifiers))
+        )
+        return replace(challenge, proofs=proofs)
 
     async def deny(self, challenge_id: str, kind: str, evidence: Mapping[str, Json], because: str) -> Challenge:
         """Refuse the call for good, in words the agent may see; takes the same evidence as an approval.
@@ -394,10 +423,10 @@ class Ceremony:
                 challenge = await self._get(challenge.id)
         raise ChallengeError("the challenge keeps changing; try again", reason=Code.STALE)
 
-    async def _swap(self, old: Challenge, new: Challenge) -> bool:
+    async def _swap(self, old: Challenge, new: Challenge, spends: Mapping[str, int] = MappingProxyType({})) -> bool:
         """One compare-and-swap; on disk before it returns where power loss must not undo it."""
         durable = new.state in _DURABLE
-        return await self._blocking(lambda: self._challenges.swap(old, new, durable=durable))
+        return await self._blocking(lambda: self._challenges.swap(old, new, durable=durable, spends=spends))
 
     def _record(self, effects: Sequence[Effect], **more: Json) -> None:
         for effect in effects:
@@ -428,4 +457,4 @@ def _changed_terms(existing: Challenge, wanted: Challenge) -> str:
 
 def _terms(challenge: Challenge) -> object:
     requirement = challenge.requirement
-    return requirement.irreducible, requirement.approvers, requirement.strict
+    return replace(requirement, demands=requirement.irreducible)

@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from guard.model import State
 
-REVISION: Final = "0001"
+REVISION: Final = "0003"
 """The schema revision this version reads and writes: the head of `migrations/versions`."""
 
 METADATA: Final = MetaData()
@@ -115,6 +115,23 @@ factors: Final = Table(
     Column("revoked", Double, nullable=False),
     Column("version", BigInteger, nullable=False),
     Index("factors_by_subject", "subject", "kind"),
+)
+
+intents: Final = Table(
+    "intents",
+    METADATA,
+    Column("seq", _SEQ, primary_key=True, autoincrement=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("agent", String, nullable=False),
+    Column("server", String, nullable=False),
+    Column("tool", String, nullable=False),
+    Column("ends", Double, nullable=False),
+    Column("published", Double, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    Column("revoked", Double, nullable=False),
+    Index("intents_by_call", "agent", "server", "tool"),
 )
 
 lanes: Final = Table(

@@ -15,6 +15,7 @@ from guard.store.baselines import SqlBaselines
 from guard.store.challenges import SqlChallenges
 from guard.store.database import Database
 from guard.store.factors import SqlFactors
+from guard.store.intents import SqlIntents
 from guard.store.lanes import SqlLanes
 from guard.store.migrate import alone, migrate, revision
 from guard.store.pins import SqlPins
@@ -36,6 +37,7 @@ class SqlStore:
         self._approvers = SqlApprovers(database)
         self._factors = SqlFactors(database)
         self._challenges = SqlChallenges(database, keyring)
+        self._intents = SqlIntents(database, keyring)
         self._lanes = SqlLanes(database)
         self._baselines = SqlBaselines(database)
         self._sessions = SqlSessions(database)
@@ -83,6 +85,11 @@ class SqlStore:
     def challenges(self) -> ports.Challenges:
         """Challenges and grants."""
         return self._challenges
+
+    @property
+    def intents(self) -> ports.Intents:
+        """Published intents."""
+        return self._intents
 
     @property
     def lanes(self) -> ports.Lanes:

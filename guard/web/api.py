@@ -10,7 +10,6 @@ import html
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import aclosing
 from http import HTTPStatus
 from typing import Final
 
@@ -19,9 +18,9 @@ import anyio.to_thread
 import structlog
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from guard.config import Config
 from guard.errors import (
@@ -41,10 +40,10 @@ from guard.model import Challenge, Json, State
 from guard.ports import Clock, Identifier, Store
 from guard.reasons import Code
 from guard.stepup.ceremony import Ceremony
+from guard.web.body import read_body
 from guard.web.gate import ConsoleGate, LocalGate, names, refusal
 from guard.web.listing import current, cursor, describe, page, wanted
 
-BODY_BYTES: Final = 64 * 1024
 WAIT_SECONDS: Final = 30.0
 WAITERS: Final = 256
 LISTED: Final = 200
@@ -84,11 +83,13 @@ def api(
     clock: Clock,
     ready: Callable[[], bool],
     local: bool,
+    more: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """The application of one listener.
 
     `local` is for the unix socket of `state/run/`, which the caller makes 0600 in a 0700 directory; without it, the
-    application is for the console's TCP listener, where an agent's key opens nothing.
+    application is for the console's TCP listener, where an agent's key opens nothing. `more` are further
+    routes.
     """
     endpoints = _Endpoints(config, store, ceremony, clock, ready)
     gate = (
@@ -102,6 +103,7 @@ def api(
             Route("/v1/challenges/{id}", endpoints.show, methods=["GET"]),
             Route("/v1/challenges/{id}/proofs", endpoints.prove, methods=["POST"]),
             Route("/v1/challenges/{id}/deny", endpoints.deny, methods=["POST"]),
+            *more,
         ],
         middleware=[gate],
         exception_handlers={GuardError: _translate},
@@ -225,31 +227,14 @@ def _word(value: Json) -> str:
 
 async def _body(request: Request) -> dict[str, Json]:
     """The JSON object of a request: small, typed, and every member a text."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise WireError("the body must be application/json", reason=Code.MEDIA_TYPE)
+    raw = await read_body(request)
     try:
-        body: object = json.loads(await _read(request), object_pairs_hook=_once)
+        body: object = json.loads(raw, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise WireError("the body is not one JSON object", detail=str(error)) from error
     if not isinstance(body, dict) or not all(isinstance(value, str) for value in body.values()):
         raise WireError("the body is not a JSON object of texts")
     return body
-
-
-async def _read(request: Request) -> bytes:
-    """The body, unless it says or turns out to be too large."""
-    announced, raw = request.headers.get("content-length", "0"), bytearray()
-    if announced.isascii() and announced.isdigit() and int(announced) > BODY_BYTES:
-        raise WireError("the body is too large", reason=Code.TOO_LARGE)
-    try:
-        async with aclosing(request.stream()) as chunks:
-            async for chunk in chunks:
-                raw += chunk
-                if len(raw) > BODY_BYTES:
-                    raise WireError("the body is too large", reason=Code.TOO_LARGE)
-    except ClientDisconnect as error:
-        raise WireError("the body ended early") from error
-    return bytes(raw)
 
 
 def _once(pairs: list[tuple[str, Json]]) -> Mapping[str, Json]:

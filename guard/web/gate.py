@@ -33,6 +33,8 @@ SECURITY_HEADERS: Final = {
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::[0-9]{1,5})?", re.ASCII)
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _API: Final = "/v1"
+SIGNED: Final = frozenset({("POST", "/v1/intents")})
+"""What needs no credential beside a signature in its body."""
 
 
 def names(console: Console) -> frozenset[str]:
@@ -99,11 +101,16 @@ class ConsoleGate:
         return match is not None and match[1] in self._hosts
 
     async def _person(self, scope: Scope) -> JSONResponse | None:
-        """Refuse everything below /v1: agents because they are (403), others because they are nobody yet (401)."""
+        """Refuse everything below /v1: agents because they are (403), others because they are nobody yet (401).
+
+        What carries its own signature passes without a credential.
+        """
         path: str = scope["path"]
         if path != _API and not path.startswith(f"{_API}/"):
             return None
         scheme, _, credential = Headers(scope=scope).get("authorization", "").partition(" ")
+        if not scheme and (scope["method"], path) in SIGNED:
+            return None
         if scheme.lower() != "bearer":
             return refusal(401, Code.NO_CREDENTIAL)
         try:

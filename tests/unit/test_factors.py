@@ -29,7 +29,8 @@ from guard.errors import (
 )
 from guard.factors import register
 from guard.factors.approval import ApprovalFactor
-from guard.factors.signature import SignatureFactor, public_key, workload_factor
+from guard.factors.ecdsa import public_key
+from guard.factors.signature import SignatureFactor, workload_factor
 from guard.factors.totp import TotpFactor
 from guard.model import Challenge, Demand, Json, Principal, Proof, ProofClass, Requirement, Sensitivity, State
 from guard.ports import Agent, Approver, Factor
