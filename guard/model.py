@@ -102,7 +102,8 @@ class Quorum:
         """The same in words, one text for one quorum: it is shown, recorded and signed."""
         parts = [self.proof_class.value]
         if self.proof_class is ProofClass.CONSENT:
-            parts[0] += f" of {self.people}" + (f" of group {self.group}" if self.group else "")
+            whose = "somebody" if self.people == 1 else f"{self.people} people"
+            parts[0] += f" of {whose}" + (f" of group {self.group}" if self.group else "")
         if self.kinds:
             parts.append(f"by {' or '.join(sorted(self.kinds))}")
         if self.attestation:

@@ -86,13 +86,14 @@ def _placed(fitting: Mapping[Quorum, frozenset[str]]) -> bool:
     """
     states = {tuple(quorum.people for quorum in fitting)}
     for voice in sorted(frozenset[str]().union(*fitting.values())):
+        before = tuple(states)
         for group in {quorum.group for quorum, able in fitting.items() if voice in able}:
             states |= {
                 tuple(
                     max(0, want - (quorum.group == group and voice in able))
                     for want, (quorum, able) in zip(state, fitting.items(), strict=True)
                 )
-                for state in tuple(states)
+                for state in before
             }
     return any(not any(state) for state in states)
 

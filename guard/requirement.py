@@ -11,7 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, assert_never
 
-from guard.model import Band, Classification, Demand, Doubt, Finding, Proof, ProofClass, Requirement, Sensitivity
+from guard.model import (
+    Band,
+    Classification,
+    Demand,
+    Doubt,
+    Finding,
+    Proof,
+    ProofClass,
+    Quorum,
+    Requirement,
+    Sensitivity,
+)
 from guard.quorum import possessed, unfilled, voices
 from guard.reasons import Code, Reason
 
@@ -162,15 +173,24 @@ def missing(requirement: Requirement, proofs: Sequence[Proof]) -> str:
     group = f"of group {requirement.approvers}"
     relaxed = replace(requirement, strict=False)
     present = voices(relaxed, proofs)
-    unmet = _unmet(relaxed, proofs)
+    quorums = unfilled(requirement, proofs, None)
+    said = frozenset[Demand]().union(*(_says(quorum) for quorum in quorums))
+    unmet = tuple(demand for demand in _unmet(relaxed, proofs) if demand not in said)
     words = [_words(demand, group, already=len(present)) for demand in unmet]
     waiting = sorted(given[0].subject for name, given in present.items() if name not in voices(requirement, proofs))
-    if waiting and Demand.POSSESSION not in unmet and _unmet(requirement, proofs):
+    if waiting and Demand.POSSESSION not in {*unmet, *said} and _unmet(requirement, proofs):
         # The people were there; what their codes lack on a critical call is the workload beside them.
         codes = " and ".join(waiting)
         words.append(f"the workload's signature, without which the one-time code of {codes} does not count")
-    words += [quorum.label for quorum in unfilled(requirement, proofs, None)]
+    words += [quorum.label for quorum in quorums]
     return " and ".join(words)
+
+
+def _says(quorum: Quorum) -> frozenset[Demand]:
+    """The demands that need no words of their own beside this quorum."""
+    if quorum.proof_class is ProofClass.POSSESSION:
+        return frozenset({Demand.POSSESSION, Demand.STEP_UP})
+    return frozenset({Demand.CONSENT, Demand.STEP_UP} | ({Demand.TWO_PEOPLE} if quorum.people >= QUORUM else set()))
 
 
 def wants_consent(requirement: Requirement, proofs: Sequence[Proof], now: float) -> bool:

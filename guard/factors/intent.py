@@ -215,14 +215,15 @@ class IntentFactor:
     # ------------------------------------------------------------------ proving
 
     def evidence(self, challenge: Challenge) -> Sequence[Mapping[str, Json]]:
-        """The live intents for this agent, server and tool; or the last one, for the record to say why it is none."""
+        """The live intents for this agent, server and tool; and the last one, for the record to say why it is none."""
         if challenge.kind != "tool":
             return ()
         found = self._intents.find(
             agent=challenge.principal.subject, server=challenge.server, tool=challenge.name, limit=LOOKED_AT
         )
         live = [one for one in found if self._live(one)]
-        return tuple({"intent": one.id} for one in live[:OFFERED] or found[:1])
+        last = [one for one in found[:1] if one not in live]
+        return tuple({"intent": one.id} for one in (*live[:OFFERED], *last))
 
     def _live(self, intent: Intent) -> bool:
         try:
