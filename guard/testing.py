@@ -31,7 +31,7 @@ from guard.model import (
     Sensitivity,
     State,
 )
-from guard.ports import Agent, Approver, Credential, Factor, Lane, Pin, Store
+from guard.ports import Agent, Approver, Credential, Factor, Intent, Lane, Pin, Store
 from guard.reasons import Code, Reason
 
 T = TypeVar("T")
@@ -342,6 +342,71 @@ class PeopleContract:
         assert store.factors.get("f1") == replace(factor, counter=won.index(True) + 1, version=1)
 
 
+class IntentContract:
+    """What `guard.ports.Intents` promises, and `Challenges.swap` of their uses."""
+
+    @staticmethod
+    def _intent(number: int = 1, **changes: str) -> Intent:
+        made = Intent(
+            id=f"i_{number}",
+            agent="deployer",
+            server="payments",
+            tool="refund",
+            ends=_NOON + 60,
+            published=_NOON,
+            payload=b'{"amount":12}',
+            signature=b"\0" * 64,
+        )
+        return replace(made, **changes)  # type: ignore[arg-type]  # texts only
+
+    def test_an_intent_is_kept_once_and_found_by_its_call(self, store: Store) -> None:
+        """Newest first."""
+        one, two, other = self._intent(1), self._intent(2), self._intent(3, tool="pay")
+        assert [store.intents.add(intent) for intent in (one, two, other)] == [True, True, True]
+        assert not store.intents.add(replace(one, payload=b"{}"))
+        assert store.intents.get("i_1") == one
+        assert store.intents.get("none") is None
+        assert store.intents.find(agent="deployer", server="payments", tool="refund", limit=9) == (two, one)
+        assert store.intents.find(limit=2) == (other, two)
+        assert not store.intents.find(agent="nobody", limit=9)
+
+    def test_an_intent_is_revoked_once(self, store: Store) -> None:
+        """And stays."""
+        store.intents.add(self._intent())
+        assert store.intents.revoke("i_1", _NOON + 1)
+        assert not store.intents.revoke("i_1", _NOON + 2)
+        assert not store.intents.revoke("none", _NOON)
+        assert store.intents.get("i_1") == replace(self._intent(), revoked=_NOON + 1)
+
+    def test_one_use_is_won_by_one_of_many_challenges(self, store: Store) -> None:
+        """The others change nothing at all, nor does a swap that comes too late spend a use."""
+        store.intents.add(self._intent())
+        challenges = [store.challenges.open_or_join(example_challenge(number)) for number in range(_RACERS)]
+        won = race(
+            lambda racer: store.challenges.swap(
+                challenges[racer], satisfied(challenges[racer]), durable=True, spends={"i_1": 1}
+            )
+        )
+        assert won.count(True) == 1
+        found = store.intents.get("i_1")
+        assert found is not None
+        assert found.used == 1
+        states = [store.challenges.get(challenge.id) for challenge in challenges]
+        assert [one is not None and one.state is State.SATISFIED for one in states] == won
+        winner = challenges[won.index(True)]
+        assert not store.challenges.swap(winner, satisfied(winner), durable=True, spends={"i_1": 9})
+        assert store.intents.get("i_1") == found
+
+    def test_a_revoked_or_unknown_intent_is_not_spent(self, store: Store) -> None:
+        """And takes the change of the challenge with it."""
+        store.intents.add(self._intent())
+        store.intents.revoke("i_1", _NOON)
+        challenge = store.challenges.open_or_join(example_challenge())
+        for intent in ("i_1", "none"):
+            assert not store.challenges.swap(challenge, satisfied(challenge), durable=True, spends={intent: 9})
+        assert store.challenges.get(challenge.id) == challenge
+
+
 class MemoryContract:
     """What `guard.ports.Lanes`, `Baselines`, `Sessions` and `Pins` promise."""
 
@@ -397,7 +462,7 @@ class MemoryContract:
         assert store.pins.accept("git") == 0
 
 
-class StoreContract(ChallengeContract, PeopleContract, MemoryContract):
+class StoreContract(ChallengeContract, PeopleContract, IntentContract, MemoryContract):
     """What `guard.ports.Store` promises: inherit it, and override the fixture."""
 
     @pytest.fixture
