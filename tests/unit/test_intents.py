@@ -418,6 +418,43 @@ def test_a_key_that_is_enrolled_for_something_else_cannot_be_enrolled_for_intent
         assert refused.value.reason is Code.FACTOR_UNSUITABLE
 
 
+def test_an_agent_with_a_key_of_its_own_may_still_be_signed_for(office: Office) -> None:
+    office.store.factors.add(
+        workload_factor(identifier="f_w", subject="deployer", spki=new_key().public_spki(), attestation=1, now=NOW)
+    )
+    assert office.factor.verify(call(), {"intent": office.publish().id}, NOW + 1)
+    assert office.publish(agent="deploy-of-a-jwt").agent == "deploy-of-a-jwt"
+
+
+def test_of_two_that_publish_an_id_at_once_the_second_is_told_which_it_is(office: Office) -> None:
+    class Raced:
+        """An office in which somebody else publishes first, between the look and the insertion."""
+
+        def __init__(self, first: dict[str, Json]) -> None:
+            self.first, self.looked = first, False
+
+        def get(self, intent_id: str) -> Intent | None:
+            if self.looked:
+                return office.store.intents.get(intent_id)
+            self.looked = True
+            office.factor.publish(self.first)
+            return None
+
+        def add(self, intent: Intent) -> bool:
+            return office.store.intents.add(intent)
+
+    def racing(first: dict[str, Json]) -> IntentFactor:
+        s = office.store
+        return IntentFactor(Raced(first), s.factors, s.agents, office.ledger, office.clock, audience="guard")  # type: ignore[arg-type]
+
+    mine = office.signed(id="i_" + "5" * 22)
+    assert racing(mine).publish(mine).id == "i_" + "5" * 22
+    again = office.signed(id="i_" + "6" * 22)
+    theirs = office.signed(id="i_" + "6" * 22, uses=2)
+    with pytest.raises(ProofReplayedError):
+        racing(theirs).publish(again)
+
+
 def test_the_key_of_a_workload_signs_no_intent(office: Office) -> None:
     key = new_key()
     office.store.factors.add(
