@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow check conformance clients bench drift-bench soak screenshots docs format clean
+.PHONY: help demo test test-slow mutants check conformance clients bench drift-bench soak screenshots docs format clean
 
 help:                ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ test: $(READY)       ## the default suite: unit, integration, real processes, So
 test-slow: $(READY)  ## long property and crash runs
 	@sh tools/system-packages.sh softhsm2 git chromium
 	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -m slow --timeout 1800
+
+mutants: $(READY)    ## mutation score of guard/stepup/ and guard/factors/ (NAMES="guard.stepup.intent*" for a part)
+	@tools/uv sync --quiet --frozen --extra hsm --group mutants
+	@$(BIN)/python tools/mutants.py $(NAMES)
 
 check: $(READY)      ## lint, format, types, layers, lengths, generated documents
 	@$(BIN)/ruff check .
@@ -64,5 +68,5 @@ format: $(READY)     ## let the formatter have its way
 	@$(BIN)/ruff format .
 
 clean:               ## remove everything that was made here
-	rm -rf $(VENV) .uv build dist site .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .uv mutants build dist site .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -14,20 +14,25 @@ from pathlib import Path
 from guard.audit.ledger import FileLedger
 from guard.audit.redact import Redactor
 from guard.clock import SystemClock
-from guard.config import Config, load
+from guard.config import ChangeSystem, Config, load
 from guard.factors import break_glass, totp, webauthn
 from guard.factors.approval import ApprovalFactor, Authenticator
 from guard.factors.break_glass import BreakGlassFactor
+from guard.factors.intent import IntentFactor
 from guard.factors.passkeys import Passkeys
 from guard.factors.signature import CallSignatureFactor, SignatureFactor
 from guard.factors.totp import TotpFactor
 from guard.notify.build import routes
 from guard.notify.denial import Denials
 from guard.notify.dispatch import Dispatcher
+from guard.quorum import INTENT
 from guard.stepup.ceremony import Ceremony
 from guard.stepup.limits import Bounds
 from guard.store.seal import Keyring
 from guard.store.sql import SqlStore
+from guard.tickets.changes import Changes
+from guard.tickets.jira import Jira
+from guard.tickets.servicenow import ServiceNow
 
 
 class Desk:
@@ -61,6 +66,21 @@ class Desk:
     def redactor(self) -> Redactor:
         """What keeps secrets out of records."""
         return Redactor(self.keyring.digest_key)
+
+    @cached_property
+    def intents(self) -> IntentFactor:
+        """What publishes signed intents and lets them consent."""
+        store, tickets = self.store, self.config.tickets
+        return IntentFactor(
+            store.intents,
+            store.factors,
+            store.agents,
+            self.ledger,
+            self.clock,
+            audience=self.config.deployment,
+            tickets=change_system(tickets) if tickets else None,
+            ticketed=tickets is not None and tickets.required,
+        )
 
     @cached_property
     def codes(self) -> TotpFactor:
@@ -126,6 +146,7 @@ class Desk:
             verifiers={
                 "signature": SignatureFactor(store.factors, audience=config.deployment),
                 "call_signature": CallSignatureFactor(store.factors, audience=config.deployment),
+                INTENT: self.intents,
                 "approval": ApprovalFactor(
                     store.approvers,
                     store.agents,
@@ -150,6 +171,7 @@ class Desk:
                 back_off=approval.back_off,
             ),
             remember=approval.remember,
+            beforehand={INTENT: self.intents},
             redact=self.redactor.text,
         )
 
@@ -170,3 +192,18 @@ def desk(file: Path) -> Iterator[Desk]:
         yield services
     finally:
         services.close()
+
+
+def change_system(settings: ChangeSystem) -> Changes:
+    """The change system that tickets are in; nothing is asked yet."""
+    jira = settings.system == "jira"
+    usual = ("Awaiting implementation", "Implementing") if jira else ("-2", "-1")
+    return Changes(
+        Jira(start_field=settings.start_field, end_field=settings.end_field) if jira else ServiceNow(),
+        url=settings.url,
+        user=settings.user,
+        secret_file=settings.secret_file,
+        states=settings.states or frozenset(usual),
+        approvals=frozenset() if jira else settings.approvals,
+        timeout=settings.timeout,
+    )

@@ -292,6 +292,43 @@ class Drift(_Strict):
     )
 
 
+class ChangeSystem(_Strict):
+    """Where the tickets of signed intents are checked: state, approval and window of the change."""
+
+    system: Literal["servicenow", "jira"] = Field(description="which API the change system speaks")
+    url: str = Field(description="its address, such as https://example.service-now.com")
+    user: str = Field("", description="user of basic authentication; without one, the secret is a bearer token")
+    secret_file: Path = Field(description="file with the password or token, readable by the guard's user only (0600)")
+    states: frozenset[str] = Field(
+        frozenset(),
+        description="states in which a change may be carried out: stored values for ServiceNow (unset: -2 scheduled, "
+        '-1 implement), names of a status for Jira (unset: "Awaiting implementation", "Implementing")',
+    )
+    approvals: frozenset[str] = Field(
+        frozenset({"approved"}), description="values of `approval` that count; ServiceNow only"
+    )
+    start_field: str = Field("", description="id of the field with the window's beginning; Jira only, and needed there")
+    end_field: str = Field("", description="id of the field with the window's end; Jira only, and needed there")
+    required: bool = Field(True, description="whether every intent needs a ticket")
+    timeout: float = Field(3.0, gt=0, le=30, description="seconds to connect, and between two pieces of the answer")
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        found = _public(value)
+        if urlsplit(found).scheme != "https" and urlsplit(found).hostname not in {"127.0.0.1", "localhost", "::1"}:
+            message = "a change system is asked over https; http is for this machine only"
+            raise ValueError(message)
+        return found
+
+    @model_validator(mode="after")
+    def _window(self) -> Self:
+        if (self.system == "jira") != bool(self.start_field and self.end_field):
+            message = "Jira needs start_field and end_field, such as customfield_10048; ServiceNow has its own"
+            raise ValueError(message)
+        return self
+
+
 class Config(_Strict):
     """The whole of guard.toml."""
 
@@ -310,6 +347,7 @@ class Config(_Strict):
     drift: Drift = Field(default_factory=Drift.model_construct, description="behavioural drift")
     break_glass: BreakGlass = Field(default_factory=BreakGlass.model_construct, description="emergencies")
     notify: dict[Name, Channel] = Field(default_factory=dict, description="channels that tell people, by name")
+    tickets: ChangeSystem | None = Field(None, description="the change system of signed intents' tickets")
     file: Path = Field(Path("guard.toml"), exclude=True, description="where this was read from (not a setting)")
 
     def profile(self, agent: str) -> AgentProfile:
@@ -374,6 +412,8 @@ def load(file: Path) -> Config:
             "policies": base / config.policies,
             "proxy": config.proxy.below(base),
             "console": config.console.below(base),
+            "tickets": config.tickets
+            and config.tickets.model_copy(update={"secret_file": base / config.tickets.secret_file}),
             "servers": {name: server.below(base) for name, server in config.servers.items()},
             "notify": {name: channel.below(base) for name, channel in config.notify.items()},
         }

@@ -91,5 +91,5 @@ def covers(grant: Grant, call: Call, *, revision: str, requirement: Requirement,
         and grant.definition == call.definition
         and grant.requirement.approvers == requirement.approvers
         and now < grant.expires
-        and satisfied(requirement, grant.proofs)
+        and satisfied(requirement, grant.proofs, now)
     )

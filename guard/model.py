@@ -85,25 +85,76 @@ _IMPLIED: Final[Mapping[Demand, frozenset[Demand]]] = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quorum:
+    """What the proofs of one class must be like, beyond being there; the owner's long form of `require`.
+
+    `people` different ones must consent, each with a proof of one of `kinds` (none: any), of at least this
+    `attestation`, and at most `max_age` seconds old when it is used (0: of any age). With a `group` only its members
+    fill the places; without, whoever may consent. For possession, `people` is 1 and `group` empty.
+    """
+
+    proof_class: ProofClass
+    people: int = 1
+    group: str = ""
+    kinds: frozenset[str] = frozenset()
+    attestation: int = 0
+    max_age: float = 0.0
+
+    @property
+    def label(self) -> str:
+        """The same in words, one text for one quorum: it is shown, recorded and signed."""
+        parts = [self.proof_class.value]
+        if self.proof_class is ProofClass.CONSENT:
+            whose = "somebody" if self.people == 1 else f"{self.people} people"
+            parts[0] += f" of {whose}" + (f" of group {self.group}" if self.group else "")
+        if self.kinds:
+            parts.append(f"by {' or '.join(sorted(self.kinds))}")
+        if self.attestation:
+            parts.append(f"of attestation {self.attestation} or more")
+        if self.max_age:
+            parts.append(f"at most {self.max_age:g} s old")
+        return ", ".join(parts)
+
+
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """A conjunction of demands; `|` joins two and can only raise.
+    """A conjunction of demands and quorums; `|` joins two and can only raise.
 
-    `approvers` is the group whose members may consent. With `strict` (critical calls) an approval
-    authenticated by a one-time code alone counts only together with possession.
+    `approvers` is the group whose members may consent, beside those of the quorums' groups; `barred` are people who may
+    not. With `strict` (critical calls) an approval authenticated by a one-time code alone counts only together with
+    possession.
     """
 
     demands: frozenset[Demand] = frozenset()
     approvers: str = "approvers"
     strict: bool = False
+    quorums: frozenset[Quorum] = frozenset()
+    barred: frozenset[str] = frozenset()
 
     def __or__(self, other: Requirement) -> Requirement:
         """Join; the approver group is that of the left side."""
-        return Requirement(self.demands | other.demands, self.approvers, self.strict or other.strict)
+        return Requirement(
+            self.demands | other.demands,
+            self.approvers,
+            self.strict or other.strict,
+            self.quorums | other.quorums,
+            self.barred | other.barred,
+        )
 
     def __bool__(self) -> bool:
         """Whether anything is demanded at all."""
-        return bool(self.demands)
+        return bool(self.demands or self.quorums)
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """The groups whose members may consent."""
+        return frozenset({self.approvers, *(quorum.group for quorum in self.quorums if quorum.group)})
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The quorums in words, in order."""
+        return tuple(sorted(quorum.label for quorum in self.quorums))
 
     @property
     def irreducible(self) -> frozenset[Demand]:
@@ -173,13 +224,16 @@ class Classification:
     """What the owner's tags say about one call.
 
     `rule` names the deciding entry (`payments.yaml#tools.refund.rules[0]`) and `where` its place
-    (`payments.yaml:12`). `sensitivity` and `effects` are final, after rules; `demands` is what `require`
-    adds. `log` holds the argument fields the owner opted into the ledger.
+    (`payments.yaml:12`). `sensitivity` and `effects` are final, after rules; `demands` and `quorums` are what
+    `require` adds, and `barred` the people who changed the policy last. `log` holds the argument fields the owner
+    opted into the ledger.
     """
 
     sensitivity: Sensitivity
     effects: frozenset[str] = frozenset()
     demands: frozenset[Demand] = frozenset()
+    quorums: frozenset[Quorum] = frozenset()
+    barred: frozenset[str] = frozenset()
     approvers: str = "approvers"
     tagged: bool = True
     rule: str = ""
@@ -206,7 +260,8 @@ class Proof:
     """Verified evidence from a factor. `subject` is the person or workload; `kind` the method (signature, totp).
 
     `attestation` is the level of step-up.md §5 (0 bare key, 1 enrolled on a token that never gives it
-    away); `view_digest` is the digest of what the approver was shown.
+    away); `view_digest` is the digest of what the approver was shown, and `groups` are those of the requirement
+    that the person belonged to.
     """
 
     proof_class: ProofClass
@@ -218,6 +273,7 @@ class Proof:
     view_digest: str = ""
     note: str = ""
     solo: bool = False
+    groups: frozenset[str] = frozenset()
 
 
 class State(StrEnum):

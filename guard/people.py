@@ -8,9 +8,9 @@ the next approver sees what differs. Secrets of tickets and logins are kept as S
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
-from guard.model import State
+from guard.model import Challenge, State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +53,22 @@ class Precedent:
     arguments: str
     approved: float
     expires: float
+
+    @classmethod
+    def of(cls, approved: Challenge, remember: float) -> Self:
+        """What is kept of a challenge that was approved, for `remember` seconds."""
+        return cls(
+            server=approved.server,
+            kind=approved.kind,
+            name=approved.name,
+            approvers=approved.requirement.approvers,
+            principal=approved.principal.subject,
+            challenge=approved.id,
+            digest=approved.digest,
+            arguments=approved.arguments,
+            approved=approved.decided,
+            expires=approved.decided + remember,
+        )
 
 
 class Tickets(Protocol):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from guard.intents import Intents
 from guard.model import Call, Challenge, Finding, Json, Principal, Proof, State
 from guard.notices import Notice, Notices
 from guard.people import People, Range
@@ -212,8 +213,12 @@ class Challenges(Protocol):
     def decided(self, principal: str, limit: int) -> Sequence[Challenge]:
         """The challenges of a principal that are PENDING no longer, the newest `limit` of them, newest first."""
 
-    def swap(self, old: Challenge, new: Challenge, *, durable: bool) -> bool:
-        """One compare-and-swap on `old.version` and `old.state`; fsynced before it returns when `durable`."""
+    def swap(self, old: Challenge, new: Challenge, *, durable: bool, spends: Mapping[str, int] = ...) -> bool:
+        """One compare-and-swap on `old.version` and `old.state`; fsynced before it returns when `durable`.
+
+        `spends` maps ids of intents to how many uses they have: one use of each is counted in the same transaction, and
+        where one has none left or was revoked, nothing changes.
+        """
 
     def states(self, ids: Sequence[str]) -> Mapping[str, tuple[State, int]]:
         """State and version of the given challenges; cheap, for waiting."""
@@ -310,6 +315,10 @@ class Store(Protocol):
     @property
     def emergencies(self) -> Emergencies:
         """Broken glass."""
+
+    @property
+    def intents(self) -> Intents:
+        """Published intents."""
 
     @property
     def lanes(self) -> Lanes:

@@ -112,6 +112,9 @@ class Code(StrEnum):
     PROOF_WRONG_APPROVER = "proof_wrong_approver", "this person may not decide about this call"
     PROOF_LOCKED = "proof_locked", "the factor is locked after too many wrong attempts"
     PROOF_EXPIRED = "proof_expired", "the proof or its challenge is too old"
+    NOT_TAKEN = "not_taken", "the policy does not take this kind of proof for this call"
+    TICKET_REFUSED = "ticket_refused", "the change ticket is not approved, or its window is not open"
+    TICKET_UNAVAILABLE = "ticket_unavailable", "the change system cannot be asked, so the ticket counts for nothing"
     FACTOR_UNSUITABLE = "factor_unsuitable", "the key or device does not have the property the factor needs"
 
     BREAK_GLASS_CLOSED = "break_glass_closed", "glass may not be broken at this moment"

@@ -11,7 +11,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, assert_never
 
-from guard.model import Band, Classification, Demand, Doubt, Finding, Proof, ProofClass, Requirement, Sensitivity
+from guard.model import (
+    Band,
+    Classification,
+    Demand,
+    Doubt,
+    Finding,
+    Proof,
+    ProofClass,
+    Quorum,
+    Requirement,
+    Sensitivity,
+)
+from guard.quorum import possessed, unfilled, voices
 from guard.reasons import Code, Reason
 
 _TAG: Final[Mapping[Sensitivity, Code]] = {
@@ -44,9 +56,6 @@ _NAMED: Final[Mapping[str, frozenset[Demand]]] = {
     "both": frozenset({Demand.POSSESSION, Demand.CONSENT}),
     "two_people": frozenset({Demand.TWO_PEOPLE}),
 }
-
-CODE_KINDS: Final = frozenset({"totp"})
-"""Kinds of consent that rest on a one-time code alone, which `strict` requirements do not take by itself."""
 
 QUORUM: Final = 2
 """How many distinct people `two_people` asks for."""
@@ -90,6 +99,8 @@ def required(
         frozenset(demands),
         approvers=classification.approvers,
         strict=classification.sensitivity is Sensitivity.CRITICAL,
+        quorums=classification.quorums,
+        barred=classification.barred,
     )
     return requirement, tuple(dict.fromkeys(reasons)) if len(reasons) > 1 else tuple(reasons)
 
@@ -131,33 +142,9 @@ def _asks(finding: Finding, sensitivity: Sensitivity) -> tuple[Demand, ...]:
 # ------------------------------------------------------------------ whether it was proven
 
 
-def _possessed(proofs: Iterable[Proof]) -> frozenset[str]:
-    """The workloads that proved possession with a key no software gives away (attestation 1 or more)."""
-    return frozenset(
-        proof.subject for proof in proofs if proof.proof_class is ProofClass.POSSESSION and proof.attestation >= 1
-    )
-
-
-def people(requirement: Requirement, proofs: Sequence[Proof]) -> frozenset[str]:
-    """The distinct people whose consent counts.
-
-    One person is one place, however many factors they used. Whoever also signed as the workload is not
-    someone else. Where the requirement is strict, a one-time code counts only beside possession.
-    """
-    workloads = _possessed(proofs)
-    return frozenset(
-        proof.subject
-        for proof in proofs
-        if proof.proof_class is ProofClass.CONSENT
-        and proof.subject
-        and proof.subject not in workloads
-        and (workloads or not requirement.strict or proof.kind not in CODE_KINDS)
-    )
-
-
-def satisfied(requirement: Requirement, proofs: Sequence[Proof]) -> bool:
-    """Whether these proofs meet every demand, or somebody broke glass for this very call."""
-    return broken(proofs) or not _unmet(requirement, proofs)
+def satisfied(requirement: Requirement, proofs: Sequence[Proof], now: float) -> bool:
+    """Whether these proofs meet every demand and fill every quorum at `now` (Unix seconds), or somebody broke glass."""
+    return broken(proofs) or not (_unmet(requirement, proofs) or unfilled(requirement, proofs, now))
 
 
 def broken(proofs: Iterable[Proof]) -> bool:
@@ -167,13 +154,14 @@ def broken(proofs: Iterable[Proof]) -> bool:
 
 def asks_people(requirement: Requirement) -> bool:
     """Whether a person could answer this; only a workload can prove possession."""
-    return bool(requirement.demands - {Demand.POSSESSION})
+    consent = any(quorum.proof_class is ProofClass.CONSENT for quorum in requirement.quorums)
+    return consent or bool(requirement.demands - {Demand.POSSESSION})
 
 
 def _unmet(requirement: Requirement, proofs: Sequence[Proof]) -> tuple[Demand, ...]:
-    possessed, count = bool(_possessed(proofs)), len(people(requirement, proofs))
+    signed, count = bool(possessed(proofs)), len(voices(requirement, proofs))
     return tuple(
-        demand for demand in sorted(requirement.irreducible) if not _met(demand, possessed=possessed, consenting=count)
+        demand for demand in sorted(requirement.irreducible) if not _met(demand, possessed=signed, consenting=count)
     )
 
 
@@ -192,19 +180,38 @@ def _met(demand: Demand, *, possessed: bool, consenting: int) -> bool:
 
 
 def missing(requirement: Requirement, proofs: Sequence[Proof]) -> str:
-    """What is still to be proven, in words; empty when nothing is."""
-    if satisfied(requirement, proofs):
+    """What is still to be proven, in words; empty when nothing is. How old proofs are is not looked at."""
+    if broken(proofs):
         return ""
     group = f"of group {requirement.approvers}"
     relaxed = replace(requirement, strict=False)
-    present = people(relaxed, proofs)
-    unmet = _unmet(relaxed, proofs)
+    present = voices(relaxed, proofs)
+    quorums = unfilled(requirement, proofs, None)
+    said = frozenset[Demand]().union(*(_says(quorum) for quorum in quorums))
+    unmet = tuple(demand for demand in _unmet(relaxed, proofs) if demand not in said)
     words = [_words(demand, group, already=len(present)) for demand in unmet]
-    if (waiting := present - people(requirement, proofs)) and Demand.POSSESSION not in unmet:
+    waiting = sorted(given[0].subject for name, given in present.items() if name not in voices(requirement, proofs))
+    if waiting and Demand.POSSESSION not in {*unmet, *said} and _unmet(requirement, proofs):
         # The people were there; what their codes lack on a critical call is the workload beside them.
-        codes = " and ".join(sorted(waiting))
+        codes = " and ".join(waiting)
         words.append(f"the workload's signature, without which the one-time code of {codes} does not count")
+    words += [quorum.label for quorum in quorums]
     return " and ".join(words)
+
+
+def _says(quorum: Quorum) -> frozenset[Demand]:
+    """The demands that need no words of their own beside this quorum."""
+    if quorum.proof_class is ProofClass.POSSESSION:
+        return frozenset({Demand.POSSESSION, Demand.STEP_UP})
+    return frozenset({Demand.CONSENT, Demand.STEP_UP} | ({Demand.TWO_PEOPLE} if quorum.people >= QUORUM else set()))
+
+
+def wants_consent(requirement: Requirement, proofs: Sequence[Proof], now: float) -> bool:
+    """Whether the consent of one more would bring this requirement nearer to being met."""
+    if broken(proofs):
+        return False
+    demands = any(demand is not Demand.POSSESSION for demand in _unmet(requirement, proofs))
+    return demands or any(quorum.proof_class is ProofClass.CONSENT for quorum in unfilled(requirement, proofs, now))
 
 
 def _words(demand: Demand, group: str, *, already: int) -> str:
@@ -237,11 +244,15 @@ def counterfactual(
     lines = [
         f"{name}: {_outcome(other)}{condition}"
         for name, condition, tags, seen in _variations(classification, findings, irreversible)
-        if (other := required(tags, seen, irreversible=irreversible)[0]).irreducible != base.irreducible
+        if _differs(other := required(tags, seen, irreversible=irreversible)[0], base)
     ]
     if classification.sensitivity is Sensitivity.CRITICAL:
         lines.append("tag: critical always steps up")
     return tuple(dict.fromkeys(lines)) or ("no single change of a tag or finding would have lowered it",)
+
+
+def _differs(one: Requirement, other: Requirement) -> bool:
+    return (one.irreducible, one.quorums) != (other.irreducible, other.quorums)
 
 
 def _outcome(requirement: Requirement) -> str:
@@ -263,6 +274,8 @@ def _variations(
     for demand in sorted(classification.demands):
         without = replace(classification, demands=classification.demands - {demand})
         yield "policy", f" without require {demand.value}", without, seen
+    if classification.quorums:
+        yield "policy", " without its quorums", replace(classification, quorums=frozenset()), seen
     if lasting := _lasting(classification, irreversible):
         harmless = replace(classification, effects=classification.effects - irreversible)
         yield "effects", f" without {', '.join(sorted(lasting))}", harmless, seen

@@ -177,6 +177,7 @@ class Engine:
             ready=lambda: self.ready,
             changed=self.changes.wait,
             denials=self._denials,
+            intents=desk.intents,
         )
         return api(services, local=local)
 
@@ -241,7 +242,9 @@ class Engine:
     def _tell_policy(self, refresh: Refresh) -> None:
         revision, ledger = self._directory.current.revision, self._desk.ledger
         if refresh.changed:
-            ledger.append("policy.loaded", {"policy_revision": revision})
+            policies = self._directory.current.policies
+            authors: dict[str, Json] = {name: sorted(one.authors) for name, one in policies.items() if one.authors}
+            ledger.append("policy.loaded", {"policy_revision": revision} | ({"authors": authors} if authors else {}))
             log.info("policy.loaded", revision=revision)
             for name in self._directory.undescribed:
                 log.warning(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import anyio
 
 from guard.config import Config
+from guard.factors.intent import IntentFactor
 from guard.factors.passkeys import Passkeys
 from guard.factors.totp import TotpFactor
 from guard.factors.webauthn import Site
@@ -50,6 +51,9 @@ def services(
         clock=clock,
         codes=TotpFactor(store.factors, keyring, ledger, clock),
         passkeys=passkeys,
+        intents=IntentFactor(
+            store.intents, store.factors, store.agents, ledger, clock, audience="guard", tickets=None, ticketed=False
+        ),
         denials=Denials(config.notify, store, ceremony, clock, escalate={}),
         ready=ready,
         changed=lambda _: anyio.sleep_forever(),

@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from guard.errors import LedgerUnavailableError, StoreUnavailableError
 from guard.model import Challenge, Json, State
@@ -22,6 +23,7 @@ from guard.requirement import asks_people
 class _Data:
     lock: threading.RLock = field(default_factory=threading.RLock)
     rows: dict[str, Challenge] = field(default_factory=dict)
+    used: Counter[str] = field(default_factory=Counter)
     commits: list[WorldStore] = field(default_factory=list)
     people: list[Approver] = field(default_factory=list)
 
@@ -103,7 +105,9 @@ class WorldStore:
     def decided(self, principal: str, limit: int) -> Sequence[Challenge]:
         return [row for row in reversed(self.find(principal=principal)) if row.state is not State.PENDING][:limit]
 
-    def swap(self, old: Challenge, new: Challenge, *, durable: bool) -> bool:
+    def swap(
+        self, old: Challenge, new: Challenge, *, durable: bool, spends: Mapping[str, int] = MappingProxyType({})
+    ) -> bool:
         self._require()
         hook, self.before_swap = self.before_swap, None
         if hook:
@@ -112,6 +116,9 @@ class WorldStore:
             row = self._data.rows[old.id]
             if (row.version, row.state) != (old.version, old.state):
                 return False
+            if any(self._data.used[intent] >= uses for intent, uses in spends.items()):
+                return False
+            self._data.used.update(spends.keys())
             self._commit(new)
             if durable:
                 self.durable.append(new.state)

@@ -17,8 +17,16 @@ from pydantic.fields import FieldInfo
 from guard.audit.record import EVENTS
 from guard.channels import Apprise, Desktop, SecretRef, Smtp, Webhook
 from guard.cli import cli
-from guard.config import AgentProfile, Approval, BreakGlass, Config, Console, Drift, Proxy, Server
-from guard.policy.keys import DEFAULT_KEYS, ENTRY_KEYS, FILE_KEYS, RULE_KEYS, WINDOW_KEYS
+from guard.config import AgentProfile, Approval, BreakGlass, ChangeSystem, Config, Console, Drift, Proxy, Server
+from guard.policy.keys import (
+    CONSENT_KEYS,
+    DEFAULT_KEYS,
+    ENTRY_KEYS,
+    FILE_KEYS,
+    POSSESSION_KEYS,
+    RULE_KEYS,
+    WINDOW_KEYS,
+)
 from guard.policy.vocabulary import EFFECTS, REQUIREMENT_MEANING, SENSITIVITY_MEANING
 from guard.reasons import Code
 from guard.signer.settings import Allow, SignerSettings
@@ -81,7 +89,7 @@ def settings() -> str:
         "and every mistake is reported as `FILE:LINE:COLUMN: message`."
     )
     channels = {"webhook": Webhook, "smtp": Smtp, "desktop": Desktop, "apprise": Apprise}
-    tables = {"proxy", "console", "servers", "agents", "approval", "break_glass", "notify"}
+    tables = {"proxy", "console", "servers", "agents", "approval", "break_glass", "notify", "tickets"}
     return page(
         "Settings",
         "guard/config.py",
@@ -98,6 +106,7 @@ def settings() -> str:
         "table says where it is kept.",
         *(section(f'`kind = "{kind}"`', model, level=3) for kind, model in channels.items()),
         section("A secret", SecretRef, level=3),
+        section("`[tickets]`", ChangeSystem),
         "## A signer's file\n\n`state/signers/NAME.toml` is written by `guard factor enroll signature`; "
         "`guard signer run NAME` reads it and nothing else of the guard.",
         section("Top level of a signer's file", SignerSettings, level=3, leave_out={"allow"}),
@@ -210,6 +219,26 @@ def option_help(option: click.Option, context: click.Context) -> str:
 
 # ------------------------------------------------------------------ policies
 
+LONG_FORM = """\
+`require` takes a word, a list of words, or this long form, in which everything is optional:
+
+```yaml
+server: payments
+approvers: payments-oncall
+authors: olga@example.com
+tools:
+  refund:
+    sensitivity: critical
+    require:
+      consent:
+        - {people: 2, kinds: [webauthn, intent], max_age: 10m}
+        - {group: auditors}
+      possession: {attestation: 2}
+```
+
+What rules and entries require joins, so a further one can only raise it. Nobody stands for two groups, and all signed
+intents of a call are together one voice and no person. `authors` of a file may not consent to calls under it."""
+
 
 def policy() -> str:
     """Every key and word of a policy file."""
@@ -236,7 +265,9 @@ def policy() -> str:
         "## A rule\n\n" + table(keys, named(RULE_KEYS)) + "\n\n" + conditions,
         "## A window\n\n" + table(keys, named(WINDOW_KEYS)),
         "## Sensitivities\n\n" + table(words, named(SENSITIVITY_MEANING)),
-        "## Requirements\n\n" + table(words, named(REQUIREMENT_MEANING)),
+        "## Requirements\n\n" + table(words, named(REQUIREMENT_MEANING)) + "\n\n" + LONG_FORM,
+        "### `require.consent`\n\n" + table(keys, named(CONSENT_KEYS)),
+        "### `require.possession`\n\n" + table(keys, named(POSSESSION_KEYS)),
         "## Effects\n\n" + table(words, named(EFFECTS)),
     )
 

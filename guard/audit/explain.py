@@ -103,6 +103,9 @@ def _tell(entries: Sequence[Entry]) -> Iterator[tuple[str, str]]:
     if requirement := first.text("requirement"):
         group = first.text("approver_group")
         yield "required", requirement.replace("_", " ") + (f" (people of {group})" if group else "")
+    yield from (("required", line) for line in _texts(first.fields.get("quorums")))
+    if barred := _texts(first.fields.get("barred")):
+        yield "required", f"not by {', '.join(barred)}, who changed the policy last"
     given = [entry for entry in entries if entry.event == "proof.accepted"]
     yield from (("given", line) for line in _unique(map(_given, given)))
     if requirement and not given:
@@ -168,7 +171,9 @@ def _given(entry: Entry) -> str:
     what = _text(proof, "class") or "a proof"
     who, how, note = _text(proof, "subject"), _text(proof, "kind"), _text(proof, "note")
     parts = [what, who and f"by {who}", how and f"with {how}", f"at {_when(entry)}", note and f'saying "{note}"']
-    own = ["(the agent's own owner: solo)"] if proof.get("solo") is True else []
+    own = ["(a party to the call: solo)"] if proof.get("solo") is True else []
+    if how == "intent" and not proof.get("attestation"):
+        own.append("(its key is in no known token)")
     return " ".join(part for part in (*parts, *own) if part)
 
 

@@ -26,6 +26,7 @@ _VERBS = {
     "signer": "guard.cli.signer",
     "challenge": "guard.cli.challenge",
     "notify": "guard.cli.notify",
+    "intent": "guard.cli.intent",
     "grant": "guard.cli.grant",
     "drift": "guard.cli.drift",
     "why": "guard.cli.why",

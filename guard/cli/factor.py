@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from guard.app import Desk, desk
 from guard.cli import options
-from guard.errors import GuardError, NotFoundError
+from guard.errors import ConfigError, GuardError, NotFoundError
 from guard.factors import register, signature
 from guard.ports import Factor
 from guard.signer.settings import SignerSettings, require_pkcs11
@@ -23,7 +25,7 @@ def factor() -> None:
 
 @factor.group()
 def enroll() -> None:
-    """Enrol a factor for a person (totp) or a workload (signature)."""
+    """Enrol a factor for a person (totp), a workload (signature) or a release system (intent)."""
 
 
 @enroll.command()
@@ -114,6 +116,67 @@ def enroll_signature(
     options.note(f"{place} holds the signer's settings; next: guard signer test {name}; guard signer run {name}")
     if not known:
         options.note(f"no agent {name} is enrolled; that is right only for one that a JWT names")
+
+
+@enroll.command("intent")
+@click.argument("name")
+@click.option(
+    "--agent", "agents", multiple=True, required=True, help="Agents it may sign for: a glob; repeat for more."
+)
+@click.option("--server", "servers", multiple=True, default=("*",), show_default=True, help="Tool servers (a glob).")
+@click.option("--public-key", type=click.Path(path_type=Path), help="PEM file with the public key; attestation 0.")
+@click.option("--module", type=click.Path(path_type=Path), help="PKCS#11 module, where the token can be asked.")
+@click.option("--token", default="", help="Label of the token.")
+@click.option("--key", default="", help="Label of the key pair in the token (EC, P-256).")
+@click.option("--pin-file", type=click.Path(path_type=Path), help="File whose first line is the PIN.")
+@options.config
+@options.as_json
+def enroll_intent(
+    *, name: str, agents: tuple[str, ...], servers: tuple[str, ...], public_key: Path | None, module: Path | None,
+    token: str, key: str, pin_file: Path | None, file: Path, as_json: bool,
+) -> None:  # fmt: skip
+    """Let principal NAME (a release system, a change manager) sign intents for agents, with this key.
+
+    A key in a token is examined as by `enroll signature` and has attestation 1. A public key from a file has
+    attestation 0: its private half may be anywhere. An earlier key of NAME stops working.
+    """
+    if (public_key is None) == (module is None):
+        raise click.UsageError("name the key: --public-key, or --module, --token, --key and --pin-file")
+    if public_key is not None:
+        spki, attestation = _public_key(public_key), 0
+    else:
+        assert module is not None
+        if not (token and key and pin_file):
+            raise click.UsageError("a key in a token needs --module, --token, --key and --pin-file")
+        require_pkcs11()
+        from guard.signer.enrolment import ATTESTATION, attest  # noqa: PLC0415 - the PKCS#11 binding is optional
+        from guard.signer.token import TokenKey  # noqa: PLC0415 - as above
+
+        held = TokenKey(module=module.absolute(), token=token, key=key, pin_file=pin_file.absolute())
+        try:
+            held.open()
+            spki, attestation = attest(held), ATTESTATION
+        finally:
+            held.close()
+    with desk(file) as services:
+        made = services.intents.enroll(name, spki, agents=agents, servers=servers, attestation=attestation)
+    options.only(made.id, {"subject": name, "id": made.id, "attestation": attestation}, as_json=as_json)
+    options.note(f"{name} may sign intents for {', '.join(agents)} on {', '.join(servers)}")
+    if not attestation:
+        options.note("the key is not known to be in a token, so its intents have attestation 0; records say so")
+
+
+def _public_key(file: Path) -> bytes:
+    """The DER of a PEM public key.
+
+    Raises:
+        ConfigError: there is none in the file.
+    """
+    try:
+        found = load_pem_public_key(file.read_bytes())
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"no PEM public key can be read: {error}", file=file) from error
+    return found.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _enrolled(services: Desk, name: str, spki: bytes, attestation: int) -> Factor:

@@ -15,6 +15,8 @@ from typing import Final, Protocol
 from guard.errors import ProofError, ProofInvalidError, ProofReplayedError, ProofWrongApproverError, ProofWrongCallError
 from guard.model import Challenge, Json, Proof, ProofClass
 from guard.ports import Agents, Approver, Approvers, CodeAuthenticator
+from guard.quorum import CODE_KINDS, INTENT, stale, welcome
+from guard.reasons import Code
 from guard.stepup.binding import list_digest
 from guard.stepup.escalation import asked
 from guard.stepup.view import shows
@@ -113,11 +115,11 @@ class ApprovalFactor:
         """The proof as it will be once the person's code is found right; everything else is checked here."""
         name = _text(evidence, "as")
         person = self._entitled(challenge, name, now)
-        solo = self._is_owner(challenge, name)
+        solo = self._is_party(challenge, name)
         if solo and not self._solo:
-            raise ProofWrongApproverError(f"{name} owns the agent and may not approve its calls")
-        if not denies and _approved(challenge, name):
-            raise ProofReplayedError(f"{name} has approved this already; one person is one voice")
+            raise ProofWrongApproverError(f"{name} {solo} and may not approve its calls")
+        if not denies:
+            self._require_use(challenge, name, _text(evidence, "method", "totp"), now)
         if not shows(challenge, shown):
             raise ProofWrongCallError("what was shown is not this call; look at it again")
         return Proof(
@@ -128,7 +130,8 @@ class ApprovalFactor:
             at=now,
             view_digest=shown,
             note=_plain(_text(evidence, "note", "")),
-            solo=solo,
+            solo=bool(solo),
+            groups=person.groups & challenge.requirement.groups,
         )
 
     def _authenticator(self, method: str) -> Authenticator:
@@ -144,9 +147,9 @@ class ApprovalFactor:
             raise ProofInvalidError(detail=f"there is no approver {name!r}")
         if _same(name, challenge.principal.subject) or self._agents.get(name) is not None:
             raise ProofWrongApproverError("an agent cannot consent")
-        groups = asked(challenge, self._escalate, at)
+        groups = challenge.requirement.groups | set(asked(challenge, self._escalate, at))
         if person.groups.isdisjoint(groups):
-            raise ProofWrongApproverError(f"{name} is not in the group {' or '.join(groups)}")
+            raise ProofWrongApproverError(f"{name} is not in the group {' or '.join(sorted(groups))}")
         return person
 
     def stands(self, challenge: Challenge, proof: Proof) -> bool:
@@ -154,21 +157,33 @@ class ApprovalFactor:
         if proof.proof_class is not ProofClass.CONSENT:
             return True
         authenticator = self._authenticators.get(proof.kind)
+        if proof.kind == INTENT:
+            return True
         try:
-            self._entitled(challenge, proof.subject, proof.at)
+            person = self._entitled(challenge, proof.subject, proof.at)
         except ProofError:
+            return False
+        if not proof.groups <= person.groups:
             return False
         return authenticator is not None and authenticator.works(proof.factor)
 
-    def _is_owner(self, challenge: Challenge, name: str) -> bool:
-        """Whether the person answers for the agent, now or when it asked, or is whom it acts for."""
+    def _is_party(self, challenge: Challenge, name: str) -> str:
+        """What makes the person a party to the call, in words; empty when nothing does."""
         agent = self._agents.get(challenge.principal.subject)
         owners = (challenge.principal.owner, challenge.principal.on_behalf_of, agent.owner if agent else "")
-        return any(_same(name, owner) for owner in owners)
+        if any(_same(name, owner) for owner in owners):
+            return "owns the agent"
+        return "changed the policy last" if any(_same(name, one) for one in challenge.requirement.barred) else ""
 
-
-def _approved(challenge: Challenge, name: str) -> bool:
-    return any(proof.proof_class is ProofClass.CONSENT and _same(proof.subject, name) for proof in challenge.proofs)
+    @staticmethod
+    def _require_use(challenge: Challenge, name: str, method: str, now: float) -> None:
+        """Refuse a vote that could not count, before a code is spent on it."""
+        requirement = challenge.requirement
+        if not welcome(requirement, ProofClass.CONSENT, method, 0 if method in CODE_KINDS else None):
+            raise ProofError(f"a proof by {method} is not taken here", reason=Code.NOT_TAKEN)
+        given = [one for one in challenge.proofs if one.proof_class is ProofClass.CONSENT and one.kind != INTENT]
+        if any(_same(one.subject, name) and not stale(requirement, one, now) for one in given):
+            raise ProofReplayedError(f"{name} has approved this already; one person is one voice")
 
 
 def _same(one: str, other: str) -> bool:

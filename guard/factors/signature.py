@@ -8,65 +8,26 @@ those of `guard.stepup.binding`; the challenge's nonce, not the signature, makes
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from guard.errors import (
-    ProofError,
     ProofExpiredError,
     ProofInvalidError,
     ProofLockedError,
     ProofReplayedError,
     ProofWrongCallError,
 )
+from guard.factors.ecdsa import ALGORITHM, check, decode, enrolled, public_key
 from guard.model import Challenge, Json, Proof, ProofClass
 from guard.ports import Factor, Factors
-from guard.reasons import Code
 from guard.stepup.binding import SKEW, call_proof_bytes, challenge_bytes
 
 KIND: Final = "signature"
-ALGORITHM: Final = "ecdsa-p256-sha256"
-SIGNATURE_BYTES: Final = 64
-
-
-def public_key(spki: bytes) -> EllipticCurvePublicKey:
-    """The P-256 key in a DER SubjectPublicKeyInfo (RFC 5480).
-
-    Raises:
-        ProofError: it is no such key (`factor_unsuitable`).
-    """
-    try:
-        key = load_der_public_key(spki)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise ProofError("not a public key", reason=Code.FACTOR_UNSUITABLE, detail=str(error)) from error
-    if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP256R1):
-        raise ProofError("the key is not on the curve P-256", reason=Code.FACTOR_UNSUITABLE)
-    return key
-
-
-def check(key: EllipticCurvePublicKey, signature: bytes, signed: bytes) -> None:
-    """Verify r‖s (64 bytes) over `signed`.
-
-    Raises:
-        ProofInvalidError: the signature is malformed or not by this key over these bytes.
-    """
-    if len(signature) != SIGNATURE_BYTES:
-        raise ProofInvalidError(detail=f"a signature has {SIGNATURE_BYTES} bytes, not {len(signature)}")
-    half = SIGNATURE_BYTES // 2
-    pair = encode_dss_signature(int.from_bytes(signature[:half], "big"), int.from_bytes(signature[half:], "big"))
-    try:
-        key.verify(pair, signed, ECDSA(SHA256()))
-    except InvalidSignature as error:
-        raise ProofInvalidError(detail="the signature does not verify") from error
 
 
 def workload_factor(*, identifier: str, subject: str, spki: bytes, attestation: int, now: float) -> Factor:
@@ -110,7 +71,7 @@ class SignatureFactor:
             raise ProofInvalidError(detail="evidence lacks factor or signature")
         factor = _working(self._factors, identifier, challenge)
         signed = challenge_bytes(challenge, audience=self._audience)
-        check(public_key(_spki(factor)), _decode(signature), signed)
+        check(enrolled(factor), decode(signature), signed)
         return _possession(factor, now)
 
     def stands(self, challenge: Challenge, proof: Proof) -> bool:
@@ -154,7 +115,7 @@ class CallSignatureFactor:
         identifier, at, signature = form[1], int(form[2]), form[3]
         factor = _working(self._factors, identifier, challenge)
         signed = call_proof_bytes(challenge, audience=self._audience, at=at)
-        check(public_key(_spki(factor)), _decode(signature), signed)
+        check(enrolled(factor), decode(signature), signed)
         if not abs(now - at / self._MICROSECONDS) <= SKEW:
             raise ProofExpiredError
         while factor.counter < at:
@@ -190,22 +151,3 @@ def _possession(factor: Factor, now: float) -> Proof:
         at=now,
         attestation=factor.attestation,
     )
-
-
-def _spki(factor: Factor) -> bytes:
-    """The enrolled key; its algorithm is the one it was enrolled with or nothing."""
-    spki = factor.public.get("spki")
-    if factor.public.get("algorithm") != ALGORITHM or not isinstance(spki, str):
-        raise ProofInvalidError(detail=f"factor {factor.id} is not an {ALGORITHM} key")
-    return base64.b64decode(spki)
-
-
-def _decode(text: str) -> bytes:
-    """Canonical base64 only, so that one signature has one spelling."""
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ProofInvalidError(detail="the signature is not base64") from error
-    if base64.b64encode(raw).decode("ascii") != text:
-        raise ProofInvalidError(detail="the signature is not canonical base64")
-    return raw

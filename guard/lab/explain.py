@@ -98,6 +98,8 @@ class Explanation:
             *(f"  {reason.code.value}: {reason}" for reason in self.reasons),
             "required",
             *(f"  {case:<{width}}  {requirement.label}" for case, requirement in self.cases),
+            *(f"  always  {term}" for term in self.cases[0][1].terms),
+            *(f"  never by  {name}" for name in sorted(found.barred)),
         ]
 
     def data(self) -> dict[str, Json]:
@@ -117,6 +119,8 @@ class Explanation:
             "policy_revision": found.revision,
             "requirement": self.cases[0][1].label,
             "reasons": [{"code": r.code.value, "by": r.by, "evidence": r.evidence} for r in self.reasons],
+            "quorums": list(self.cases[0][1].terms),
+            "barred": sorted(found.barred),
             "required": {case: requirement.label for case, requirement in self.cases},
         }
 

@@ -21,7 +21,7 @@ from functools import reduce
 from types import MappingProxyType
 from typing import Final
 
-from guard.model import Call, Classification, Demand, Sensitivity
+from guard.model import Call, Classification, Demand, Quorum, Sensitivity
 from guard.policy.conditions import Failure, evaluate
 from guard.policy.document import Entry, Match, Policy, Rule
 from guard.reasons import Code, Reason
@@ -144,11 +144,14 @@ def _tagged(policy: Policy, entry: Entry, revision: str) -> Classification:
     """What one entry says before its rules."""
     reasons = [Reason(_TAGS[entry.sensitivity], policy.owner, entry.reason)]
     if entry.demands:
-        reasons.append(Reason(Code.REQUIRED, policy.owner, ", ".join(sorted(entry.demands))))
+        said = sorted(entry.demands) + sorted(quorum.label for quorum in entry.quorums)
+        reasons.append(Reason(Code.REQUIRED, policy.owner, ", ".join(said)))
     return Classification(
         sensitivity=entry.sensitivity,
         effects=entry.effects,
         demands=entry.demands,
+        quorums=entry.quorums,
+        barred=policy.authors,
         approvers=entry.approvers,
         rule=entry.name,
         where=str(entry.place),
@@ -166,6 +169,7 @@ class _Tally:
     sensitivity: Sensitivity
     least: Sensitivity
     demands: frozenset[Demand]
+    quorums: frozenset[Quorum]
     effects: frozenset[str]
     deciding: Rule | None
     spoken: bool
@@ -174,6 +178,7 @@ class _Tally:
     def hold(self, rule: Rule, match: Match, by: str) -> None:
         """Count a rule that holds."""
         self.demands |= rule.demands
+        self.quorums |= rule.quorums
         self.effects |= rule.effects
         if rule.sensitivity is not None and (not self.spoken or match is Match.STRICTEST):
             higher = not self.spoken or rule.sensitivity > self.sensitivity
@@ -186,6 +191,7 @@ class _Tally:
     def fail(self, rule: Rule, why: str, by: str) -> None:
         """Count a rule of which nobody can tell: the stricter of both branches."""
         self.demands |= rule.demands
+        self.quorums |= rule.quorums
         self.effects |= rule.effects
         if rule.sensitivity is not None:
             self.least = max(self.least, rule.sensitivity)
@@ -199,6 +205,7 @@ def _ruled(policy: Policy, entry: Entry, call: Call, now: float, revision: str) 
         sensitivity=entry.sensitivity,
         least=Sensitivity.PUBLIC,
         demands=entry.demands,
+        quorums=entry.quorums,
         effects=entry.effects,
         deciding=None,
         spoken=False,
@@ -216,6 +223,7 @@ def _ruled(policy: Policy, entry: Entry, call: Call, now: float, revision: str) 
         sensitivity=max(tally.sensitivity, tally.least),
         effects=tally.effects,
         demands=tally.demands,
+        quorums=tally.quorums,
         rule=deciding.name if deciding else tagged.rule,
         where=str(deciding.place) if deciding else tagged.where,
         reasons=tuple(tally.reasons),
@@ -229,6 +237,8 @@ def _join(left: Classification, right: Classification) -> Classification:
         strict,
         effects=strict.effects | mild.effects,
         demands=strict.demands | mild.demands,
+        quorums=strict.quorums | mild.quorums,
+        barred=strict.barred | mild.barred,
         log=strict.log & mild.log,
         reasons=(*strict.reasons, *mild.reasons),
     )

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from guard.model import Demand, Sensitivity
+from guard.model import Demand, Quorum, Sensitivity
 from guard.policy.conditions import Condition
 from guard.policy.patterns import Glob
 from guard.policy.tree import Place
@@ -35,6 +35,7 @@ class Rule:
     when: Condition | None = None
     sensitivity: Sensitivity | None = None
     demands: frozenset[Demand] = frozenset()
+    quorums: frozenset[Quorum] = frozenset()
     effects: frozenset[str] = frozenset()
     reason: str = ""
 
@@ -54,6 +55,7 @@ class Entry:
     glob: Glob | None = None
     effects: frozenset[str] = frozenset()
     demands: frozenset[Demand] = frozenset()
+    quorums: frozenset[Quorum] = frozenset()
     approvers: str = "approvers"
     log: frozenset[str] = frozenset()
     reason: str = ""
@@ -63,7 +65,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """One file. `entries` are by kind of call, in the order of the file."""
+    """One file. `entries` are by kind of call, in the order of the file; `authors` may not consent under it."""
 
     file: str
     place: Place
@@ -73,3 +75,4 @@ class Policy:
     entries: Mapping[str, tuple[Entry, ...]]
     match: Match = Match.FIRST
     windows: Mapping[str, Window]
+    authors: frozenset[str] = frozenset()

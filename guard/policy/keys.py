@@ -9,6 +9,7 @@ from typing import Final
 FILE_KEYS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "server": "name of the tool server in guard.toml; the file is called NAME.yaml",
+        "authors": "people who changed this file last; they may not consent to calls under it",
         "owner": "who answers for these tags; named in reasons and records",
         "approvers": "group of people who may consent; without it, the group `approvers`",
         "match": "which of several matching rules says the sensitivity: the first (default) or the strictest",
@@ -25,7 +26,7 @@ DEFAULT_KEYS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "sensitivity": "how bad it is when this goes wrong; without it, sensitive",
         "effects": "what an unnamed tool is assumed to do",
-        "require": "proofs that are always needed, besides a step-up",
+        "require": "proofs that are always needed, besides a step-up; a word, words, or the long form",
     }
 )
 """Keys of `default`."""
@@ -34,7 +35,7 @@ ENTRY_KEYS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "sensitivity": "how bad it is when this goes wrong; without it, the default's",
         "effects": "what it can do to the world",
-        "require": "proofs that are always needed, unusual or not",
+        "require": "proofs that are always needed, unusual or not; a word, words, or the long form",
         "approvers": "group of people who may consent to this, instead of the file's",
         "log": "arguments that the ledger may hold in clear; all others are kept as keyed digests",
         "reason": "why it is tagged so, in the owner's words; shown to whoever is asked for a proof",
@@ -48,12 +49,40 @@ RULE_KEYS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "when": "condition in CEL over args, principal, source, server, tool, now and windows; without it, always",
         "sensitivity": "the sensitivity when the condition holds; it may be lower",
-        "require": "proofs that are needed in addition when the condition holds",
+        "require": "proofs that are needed in addition when the condition holds; a word, words, or the long form",
         "effects": "effects in addition when the condition holds",
         "reason": "why, in the owner's words",
     }
 )
 """Keys of a rule."""
+
+REQUIRE_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "consent": "consent as described; a list asks for several groups, and nobody stands for two of them",
+        "possession": "possession as described",
+    }
+)
+"""Keys of the long form of `require`."""
+
+CONSENT_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "people": "how many different people, 1 to 9; without it, 1",
+        "group": "group whose members they are; without it, whoever may approve, or a signed intent as one of them",
+        "kinds": "kinds of proof that count: totp, webauthn, intent; without it, any",
+        "attestation": "least attestation of the factor, 0 to 2; without it, any",
+        "max_age": "how old the consent may be when the call goes on, such as 10m; without it, as old as its challenge",
+    }
+)
+"""Keys of `consent` in the long form."""
+
+POSSESSION_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "kinds": "kinds of proof that count: signature",
+        "attestation": "least attestation of the key, 0 to 2; never below 1",
+        "max_age": "how old the proof may be when the call goes on, such as 5m",
+    }
+)
+"""Keys of `possession` in the long form."""
 
 WINDOW_KEYS: Final[Mapping[str, str]] = MappingProxyType(
     {

@@ -19,8 +19,9 @@ from guard.policy.expression import SyntaxMistake
 from guard.policy.keys import DEFAULT_KEYS, ENTRY_KEYS, FILE_KEYS, RULE_KEYS, WINDOW_KEYS
 from guard.policy.patterns import glob, is_glob
 from guard.policy.patterns import mistake as wrong_name
+from guard.policy.requires import Require, require
 from guard.policy.tree import Items, Mistake, Node, Place, Scalar, Table, grow, shown
-from guard.policy.vocabulary import EFFECTS, REQUIREMENTS, SENSITIVITIES, listing, nearest
+from guard.policy.vocabulary import EFFECTS, SENSITIVITIES, listing, nearest
 from guard.policy.windows import Window, dates, days, hours, zone
 
 MAX_WORDS: Final = 200
@@ -109,11 +110,17 @@ class _Reading:
             return frozenset()
         return frozenset(self.words(members["effects"][1], "effect", {word: word for word in EFFECTS}))
 
-    def demands(self, members: Mapping[str, tuple[Scalar, Node]]) -> frozenset[Demand]:
+    def require(self, members: Mapping[str, tuple[Scalar, Node]]) -> Require:
         """The conjunction that `require` asks for."""
-        if "require" not in members:
+        return require(self, members["require"][1]) if "require" in members else Require()
+
+    def names(self, members: Mapping[str, tuple[Scalar, Node]], key: str) -> frozenset[str]:
+        """One text, or a list of texts."""
+        if key not in members:
             return frozenset()
-        return frozenset[Demand]().union(*self.words(members["require"][1], "requirement", REQUIREMENTS))
+        node = members[key][1]
+        nodes = node.nodes if isinstance(node, Items) else (node,)
+        return frozenset(self.text(one, key) for one in nodes) - {""}
 
     # ------------------------------------------------------------------ parts
 
@@ -163,12 +170,14 @@ class _Reading:
         members = self.table(node, "a rule", RULE_KEYS)
         if isinstance(node, Table) and not members.keys() & {"sensitivity", "require", "effects"}:
             self.note(node.place, "the rule changes nothing; give it a sensitivity, require or effects")
+        wanted = self.require(members)
         return Rule(
             name=name,
             place=node.place,
             when=self.condition(members["when"][1]) if "when" in members else None,
             sensitivity=self.sensitivity(members),
-            demands=self.demands(members),
+            demands=wanted.demands,
+            quorums=wanted.quorums,
             effects=self.effects(members),
             reason=self.text(members["reason"][1], "reason") if "reason" in members else "",
         )
@@ -180,11 +189,6 @@ class _Reading:
             return ()
         return tuple(self.rule(f"{name}.rules[{index}]", one) for index, one in enumerate(node.nodes))
 
-    def log(self, node: Node) -> frozenset[str]:
-        """The argument names that may be written to the ledger in clear."""
-        nodes = node.nodes if isinstance(node, Items) else (node,)
-        return frozenset(self.text(one, "an argument to log") for one in nodes)
-
     def entry(self, section: str, key: Scalar, node: Node, default: Entry) -> Entry:
         """One tag."""
         pattern, kind = str(key.value), KINDS[section]
@@ -192,7 +196,7 @@ class _Reading:
             self.note(key.place, wrong)
         name = f"{self.file}#{section}.{pattern}"
         members = self.table(node, "an entry", ENTRY_KEYS)
-        stated = self.sensitivity(members)
+        stated, wanted = self.sensitivity(members), self.require(members)
         return Entry(
             pattern=pattern,
             name=name,
@@ -200,9 +204,10 @@ class _Reading:
             sensitivity=default.sensitivity if stated is None else stated,
             glob=glob(pattern, kind) if is_glob(pattern, kind) and not wrong else None,
             effects=self.effects(members),
-            demands=self.demands(members),
+            demands=wanted.demands,
+            quorums=wanted.quorums,
             approvers=self.group(members),
-            log=self.log(members["log"][1]) if "log" in members else frozenset(),
+            log=self.names(members, "log"),
             reason=self.text(members["reason"][1], "reason") if "reason" in members else "",
             review=self.flag(members["review"][1], "review") if "review" in members else False,
             rules=self.rules(name, members["rules"][1]) if "rules" in members else (),
@@ -215,14 +220,15 @@ class _Reading:
     def default(self, node: Node | None, place: Place) -> Entry:
         """What holds for names that no entry matches."""
         members = self.table(node, "default", DEFAULT_KEYS) if node is not None else {}
-        stated = self.sensitivity(members)
+        stated, wanted = self.sensitivity(members), self.require(members)
         return Entry(
             pattern="",
             name=f"{self.file}#default",
             place=node.place if node is not None else place,
             sensitivity=Sensitivity.SENSITIVE if stated is None else stated,
             effects=self.effects(members),
-            demands=self.demands(members) | {Demand.STEP_UP},
+            demands=wanted.demands | {Demand.STEP_UP},
+            quorums=wanted.quorums,
             approvers=self.approvers,
         )
 
@@ -258,6 +264,7 @@ class _Reading:
             entries=MappingProxyType(entries),
             match=match or Match.FIRST,
             windows=MappingProxyType(self.windows),
+            authors=self.names(members, "authors"),
         )
 
 

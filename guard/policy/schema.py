@@ -10,12 +10,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from guard.model import Json
+from guard.model import Json, ProofClass
 from guard.policy.document import KINDS
-from guard.policy.keys import DEFAULT_KEYS, ENTRY_KEYS, FILE_KEYS, RULE_KEYS, WINDOW_KEYS
+from guard.policy.keys import (
+    CONSENT_KEYS,
+    DEFAULT_KEYS,
+    ENTRY_KEYS,
+    FILE_KEYS,
+    POSSESSION_KEYS,
+    REQUIRE_KEYS,
+    RULE_KEYS,
+    WINDOW_KEYS,
+)
 from guard.policy.patterns import MAX_PATTERN
 from guard.policy.reading import MAX_WORDS
+from guard.policy.requires import MAX_ATTESTATION, MAX_PEOPLE
 from guard.policy.vocabulary import EFFECTS, REQUIREMENT_MEANING, SENSITIVITY_MEANING
+from guard.quorum import KINDS as PROOFS
 
 _NAME: Final = "^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}$"
 _GROUP: Final = "^[A-Za-z0-9_-][A-Za-z0-9_.@-]{0,63}$"
@@ -50,7 +61,7 @@ def schema() -> dict[str, Json]:
     tags: dict[str, dict[str, Json]] = {
         "sensitivity": _ref("sensitivity"),
         "effects": _one_or_many(_ref("effect")),
-        "require": _one_or_many(_ref("requirement")),
+        "require": {"anyOf": [*_words("requirement"), _ref("long_form")]},
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -61,6 +72,12 @@ def schema() -> dict[str, Json]:
             "sensitivity": _choice(SENSITIVITY_MEANING),
             "effect": _choice(EFFECTS),
             "requirement": _choice(REQUIREMENT_MEANING),
+            "consent": _object(CONSENT_KEYS, _consent()),
+            "long_form": {
+                **_object(REQUIRE_KEYS, {"consent": _many("consent"), "possession": _ref("possession")}),
+                "minProperties": 1,
+            },
+            "possession": _object(POSSESSION_KEYS, _proofs(*PROOFS[ProofClass.POSSESSION])),
             "default": _object(DEFAULT_KEYS, tags),
             "entry": _object(ENTRY_KEYS, tags | _entry()),
             "rule": {
@@ -80,6 +97,7 @@ def _file() -> dict[str, dict[str, Json]]:
     }
     return {
         "server": {"type": "string", "pattern": _NAME},
+        "authors": {"anyOf": [_text(), {"type": "array", "items": _text()}]},
         "owner": _text(),
         "approvers": {"type": "string", "pattern": _GROUP},
         "match": {"enum": ["first", "strictest"]},
@@ -90,6 +108,31 @@ def _file() -> dict[str, dict[str, Json]]:
             "additionalProperties": _ref("window"),
         },
         **dict.fromkeys(KINDS, entries),
+    }
+
+
+def _words(name: str) -> list[Json]:
+    return [_ref(name), {"type": "array", "items": _ref(name), "uniqueItems": True}]
+
+
+def _many(name: str) -> dict[str, Json]:
+    return {"anyOf": [_ref(name), {"type": "array", "items": _ref(name), "minItems": 1}]}
+
+
+def _proofs(*kinds: str) -> dict[str, dict[str, Json]]:
+    """What the long form may say about the proofs of either class."""
+    return {
+        "kinds": _one_or_many({"enum": list(kinds)}),
+        "attestation": {"type": "integer", "minimum": 0, "maximum": MAX_ATTESTATION},
+        "max_age": {"type": "string", "pattern": "^[1-9][0-9]{0,5}[smhd]$", "examples": ["10m"]},
+    }
+
+
+def _consent() -> dict[str, dict[str, Json]]:
+    return {
+        **_proofs(*PROOFS[ProofClass.CONSENT]),
+        "people": {"type": "integer", "minimum": 1, "maximum": MAX_PEOPLE},
+        "group": {"type": "string", "pattern": _GROUP},
     }
 
 

@@ -11,7 +11,7 @@ import secrets
 from typing import Final
 
 from guard.errors import ProofError, ProofInvalidError
-from guard.factors import signature
+from guard.factors import ecdsa
 from guard.reasons import Code
 from guard.signer.token import KeyAttributes, TokenKey
 
@@ -46,9 +46,9 @@ def try_out(key: TokenKey, spki: bytes) -> None:
         ProofError: the public key is not P-256, or the signature is not by its private half.
         FactorUnavailableError: the token did not sign.
     """
-    public = signature.public_key(spki)
+    public = ecdsa.public_key(spki)
     nonce = _NONCE_TYPE + secrets.token_bytes(32)
-    signature.check(public, key.sign(nonce), nonce)
+    ecdsa.check(public, key.sign(nonce), nonce)
 
 
 def _flaws(found: KeyAttributes) -> list[str]:

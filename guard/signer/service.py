@@ -21,7 +21,7 @@ import structlog
 from anyio.abc import TaskGroup
 
 from guard.errors import ConfigError, FactorUnavailableError, GuardError, ProofError
-from guard.factors import signature
+from guard.factors import ecdsa, signature
 from guard.model import Json
 from guard.ports import Clock
 from guard.signer.settings import SignerSettings
@@ -44,7 +44,7 @@ class Signer:
 
     def __init__(self, settings: SignerSettings, key: TokenKey, clock: Clock) -> None:
         self._settings, self._key, self._clock = settings, key, clock
-        self._public = signature.public_key(base64.b64decode(settings.public_key))
+        self._public = ecdsa.public_key(base64.b64decode(settings.public_key))
         self._answered: dict[str, float] = {}
         self._recent: deque[float] = deque()
         self._worker = anyio.Lock()
@@ -217,7 +217,7 @@ class Signer:
         except TimeoutError as error:
             raise FactorUnavailableError(f"the token did not sign within {SIGN_SECONDS:.0f} s") from error
         try:
-            signature.check(self._public, signed, message)
+            ecdsa.check(self._public, signed, message)
         except ProofError as error:
             raise FactorUnavailableError("the token's signature is not by the enrolled key") from error
         return signed

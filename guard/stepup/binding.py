@@ -8,14 +8,14 @@ argument. Guard and signer build the bytes with the same function from the same 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
 from guard.errors import ProofExpiredError, ProofInvalidError, ProofWrongCallError
 from guard.model import Challenge, Json, Sensitivity, State
+from guard.stepup.shape import Check, boolean, exactly, members, text, texts, whole
 from guard.stepup.view import render
 from guard.wire.canonical import canonical, digest
 
@@ -70,6 +70,8 @@ def document(challenge: Challenge, *, audience: str) -> Mapping[str, Json]:
             "demands": sorted(demand.value for demand in challenge.requirement.demands),
             "approvers": challenge.requirement.approvers,
             "strict": challenge.requirement.strict,
+            "quorums": list(challenge.requirement.terms),
+            "barred": sorted(challenge.requirement.barred),
         },
     }
 
@@ -121,67 +123,42 @@ def call_proof_bytes(challenge: Challenge, *, audience: str, at: int) -> bytes:
 
 # ------------------------------------------------------------------ the signer's side
 
-_Check = Callable[[object], bool]
-
-
-def _text(pattern: str) -> _Check:
-    compiled = re.compile(pattern, re.DOTALL)
-    return lambda value: isinstance(value, str) and compiled.fullmatch(value) is not None
-
-
-def _texts(pattern: str) -> _Check:
-    one = _text(pattern)
-    return lambda value: isinstance(value, list) and len(value) <= 64 and all(map(one, value))  # noqa: PLR2004
-
-
-def _members(checks: Mapping[str, _Check]) -> _Check:
-    return lambda value: (
-        isinstance(value, dict)
-        and value.keys() == checks.keys()
-        and all(check(value[name]) for name, check in checks.items())
-    )
-
-
-def _whole(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**53
-
-
-def _boolean(value: object) -> bool:
-    return isinstance(value, bool)
-
-
-def _exactly(expected: int | str) -> _Check:
-    return lambda value: type(value) is type(expected) and value == expected
-
-
 _ANY = r".{0,4096}"
 _SOME = r".{1,4096}"
 _HEX = r"[0-9a-f]{64}"
 _WORD = r"[a-z_]{1,64}"
 
-_SHAPE: Final[Mapping[str, _Check]] = {
-    "v": _exactly(VERSION),
-    "typ": _exactly(TYPE),
-    "aud": _text(_SOME),
-    "challenge_id": _text(r"c_[0-9A-Za-z]{22,64}"),
-    "nonce": _text(r"[0-9A-Za-z]{22,64}"),
-    "iat": _whole,
-    "exp": _whole,
-    "principal": _members({"id": _text(_SOME), "cred_thumbprint": _text(_ANY)}),
-    "on_behalf_of": _text(_ANY),
-    "upstream": _text(_SOME),
-    "method": _text(_ANY),
-    "kind": _text(r"tool|resource|prompt|protocol"),
-    "tool": _text(_SOME),
-    "tool_schema_digest": _text(_ANY),
-    "args_digest": _text(_HEX),
-    "call_digest": _text(_HEX),
-    "view_digest": _text(_HEX),
-    "policy": _members({"revision": _text(_ANY), "rule": _text(_ANY)}),
-    "tier": _text("|".join(sensitivity.label for sensitivity in Sensitivity)),
-    "effects": _texts(_ANY),
-    "reasons": _texts(_WORD),
-    "requirement": _members({"demands": _texts(_WORD), "approvers": _text(_ANY), "strict": _boolean}),
+_SHAPE: Final[Mapping[str, Check]] = {
+    "v": exactly(VERSION),
+    "typ": exactly(TYPE),
+    "aud": text(_SOME),
+    "challenge_id": text(r"c_[0-9A-Za-z]{22,64}"),
+    "nonce": text(r"[0-9A-Za-z]{22,64}"),
+    "iat": whole,
+    "exp": whole,
+    "principal": members({"id": text(_SOME), "cred_thumbprint": text(_ANY)}),
+    "on_behalf_of": text(_ANY),
+    "upstream": text(_SOME),
+    "method": text(_ANY),
+    "kind": text(r"tool|resource|prompt|protocol"),
+    "tool": text(_SOME),
+    "tool_schema_digest": text(_ANY),
+    "args_digest": text(_HEX),
+    "call_digest": text(_HEX),
+    "view_digest": text(_HEX),
+    "policy": members({"revision": text(_ANY), "rule": text(_ANY)}),
+    "tier": text("|".join(sensitivity.label for sensitivity in Sensitivity)),
+    "effects": texts(_ANY),
+    "reasons": texts(_WORD),
+    "requirement": members(
+        {
+            "demands": texts(_WORD),
+            "approvers": text(_ANY),
+            "strict": boolean,
+            "quorums": texts(_SOME),
+            "barred": texts(_SOME),
+        }
+    ),
 }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 import anyio
@@ -27,12 +28,14 @@ from guard.errors import (
     ProofWrongApproverError,
     UnavailableError,
 )
+from guard.intents import Beforehand
 from guard.model import Challenge, Grant, Json, Proof, ProofClass, State
 from guard.people import Precedent
 from guard.ports import Clock, FactorVerifier, Ledger, ListVerifier, Store
 from guard.reasons import Code
 from guard.requirement import satisfied
 from guard.stepup import records
+from guard.stepup.beforehand import Offers
 from guard.stepup.limits import Bounds, Limits
 from guard.stepup.machine import (
     CLOSED,
@@ -50,7 +53,7 @@ from guard.stepup.machine import (
     Wake,
     step,
 )
-from guard.stepup.visible import visible
+from guard.stepup.visible import bounded, visible
 from guard.stepup.waiting import Waiting
 
 _T = TypeVar("_T")
@@ -64,16 +67,7 @@ SWEEP: Final = 5.0
 TOGETHER: Final = 20
 """Challenges one list may hold."""
 
-WORDS: Final = 500
-"""Characters of a person's words that are kept."""
-
 _DURABLE: Final = frozenset({State.CONSUMED, State.DENIED, State.REVOKED})
-
-
-def _bounded(text: str) -> str:
-    """A person's words, fit for every sink."""
-    shown = visible(text)
-    return shown if len(shown) <= WORDS else f"{shown[:WORDS]} … ({len(shown) - WORDS} characters more)"
 
 
 class Ceremony:
@@ -87,17 +81,20 @@ class Ceremony:
         *,
         verifiers: Mapping[str, FactorVerifier],
         cool_down: float,
+        beforehand: Mapping[str, Beforehand] = MappingProxyType({}),
         bounds: Bounds = Bounds(),  # noqa: B008 - frozen
         remember: float = 0,
-        redact: Callable[[str], str] = _bounded,
+        redact: Callable[[str], str] = bounded,
     ) -> None:
         """Take the ports; `verifiers` by kind of evidence, `cool_down` in seconds.
 
-        `remember` is how many seconds the last approved call of a tool is kept, sealed, to compare the next one with.
+        `beforehand` are those of the kinds whose evidence may lie ready when a challenge opens; `remember` is how many
+        seconds the last approved call of a tool is kept, sealed, to compare the next one with.
         """
         self._store, self._challenges, self._ledger, self._clock = store, store.challenges, ledger, clock
         self._verifiers, self._cool_down, self._redact = dict(verifiers), cool_down, redact
         self._limits, self._remember = Limits(store, ledger, clock, bounds), remember
+        self._offers = Offers(beforehand, verifiers, clock)
         self._waiting = Waiting(store)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -125,7 +122,8 @@ class Ceremony:
         """Open this challenge, or join the one that is open for the same call on the same terms.
 
         An open one on other terms becomes STALE, one whose time is up EXPIRED, and a new one opens. One that was denied
-        less than `cool_down` ago is returned as it is: the same call stays refused.
+        less than `cool_down` ago is returned as it is: the same call stays refused. Consent that was given beforehand
+        counts at once.
 
         Raises:
             StoreUnavailableError, LedgerUnavailableError: nothing was opened, or nobody knows of it.
@@ -141,7 +139,7 @@ class Ceremony:
                     await self._apply(newest, Staled(f"{changed} changed since this was opened"))
                 else:
                     self._ledger.append("challenge.joined", records.identity(newest) | {"call_id": call_id})
-                    return newest
+                    return await self._look_beforehand(newest)
                 continue
             now = self._clock.now()
             if newest is not None and newest.state is State.DENIED and now < newest.decided + self._cool_down:
@@ -149,8 +147,21 @@ class Ceremony:
             async with self._limits.place(challenge):
                 opened = await self._insert(challenge, counterfactual, call_id)
             if opened.id == challenge.id:
-                return opened
+                return await self._look_beforehand(opened)
         raise ChallengeError("this call's challenge keeps changing", reason=Code.STALE)
+
+    async def _look_beforehand(self, challenge: Challenge) -> Challenge:
+        """Count the consent that somebody gave in advance; where there is some that gives none, record why."""
+        if challenge.state is not State.PENDING:
+            return challenge
+        for kind, found in await self._blocking(lambda: self._offers.look(challenge)):
+            if isinstance(found, ProofError):
+                self._rejected(challenge, kind, "", found)
+                continue
+            with suppress(ProofError, ChallengeClosedError):  # the same call, on another connection, was first
+                return await self._count(challenge, kind, found)
+            return await self._get(challenge.id)
+        return challenge
 
     async def _insert(self, challenge: Challenge, counterfactual: Sequence[str], call_id: str) -> Challenge:
         """Record, then insert; the record of one that another process forestalled is closed again."""
@@ -196,18 +207,14 @@ class Ceremony:
 
     async def _standing(self, challenge: Challenge) -> Grant | None:
         """The grant of a satisfied challenge with the proofs of those only who could give them still."""
-        grant, verifiers = challenge.grant, tuple(self._verifiers.values())
-        if grant is None:
-            return None
-        proofs = await self._blocking(
-            lambda: tuple(proof for proof in grant.proofs if all(one.stands(challenge, proof) for one in verifiers))
-        )
-        return replace(grant, proofs=proofs)
+        return (await self._upheld(challenge)).grant
 
     async def _fallen(self, challenge: Challenge) -> str:
         """What undid the grant of a challenge, in words; empty when it still holds, or there is none yet."""
         grant = await self._standing(challenge)
-        return "" if grant is None or satisfied(grant.requirement, grant.proofs) else "who may prove it"
+        if grant is None or satisfied(grant.requirement, grant.proofs, self._clock.now()):
+            return ""
+        return "who may prove it"
 
     async def consume(self, grant: Grant, *, call_id: str = "") -> bool:
         """Spend the grant: one durable compare-and-swap with exactly one winner, over all processes.
@@ -226,7 +233,11 @@ class Ceremony:
             spent, effects = step(challenge, Consumed(), self._clock.now())
         except ChallengeClosedError:
             return False
-        if not await self._swap(challenge, spent):
+        try:
+            spends = await self._blocking(lambda: self._offers.spends(grant))
+        except ProofError:
+            return False
+        if not await self._swap(challenge, spent, spends):
             return False
         self._record(effects, call_id=call_id)
         self._wake(effects)
@@ -262,7 +273,7 @@ class Ceremony:
         with anyio.CancelScope(shield=True):  # the factor has been used; a caller who leaves does not undo that
             for _ in range(ATTEMPTS):
                 try:
-                    proven, effects = step(challenge, Proven(proof), self._clock.now())
+                    proven, effects = step(await self._upheld(challenge), Proven(proof), self._clock.now())
                 except (ProofError, ChallengeClosedError) as error:
                     self._rejected(challenge, kind, proof.subject, error)
                     raise
@@ -282,18 +293,7 @@ class Ceremony:
         consented = any(proof.proof_class is ProofClass.CONSENT for proof in approved.proofs)
         if not self._remember or approved.state is not State.SATISFIED or not consented:
             return
-        precedent = Precedent(
-            server=approved.server,
-            kind=approved.kind,
-            name=approved.name,
-            approvers=approved.requirement.approvers,
-            principal=approved.principal.subject,
-            challenge=approved.id,
-            digest=approved.digest,
-            arguments=approved.arguments,
-            approved=approved.decided,
-            expires=approved.decided + self._remember,
-        )
+        precedent = Precedent.of(approved, self._remember)
         with suppress(UnavailableError):  # it is kept for show; the vote counts without it
             await self._blocking(lambda: self._store.people.precedents.put(precedent))
 
@@ -338,6 +338,14 @@ class Ceremony:
             NotFoundError, ChallengeClosedError: there is nothing to refuse.
         """
         return await self._apply(await self._pending(challenge_id), Denied(by, self._redact(because)))
+
+    async def _upheld(self, challenge: Challenge) -> Challenge:
+        """The challenge without the proofs of those who could not give them any more."""
+        verifiers = tuple(self._verifiers.values())
+        proofs = await self._blocking(
+            lambda: tuple(one for one in challenge.proofs if all(by.stands(challenge, one) for by in verifiers))
+        )
+        return replace(challenge, proofs=proofs)
 
     async def deny(self, challenge_id: str, kind: str, evidence: Mapping[str, Json], because: str) -> Challenge:
         """Refuse the call for good, in words the agent may see; takes the same evidence as an approval.
@@ -451,10 +459,10 @@ class Ceremony:
                 challenge = await self._get(challenge.id)
         raise ChallengeError("the challenge keeps changing; try again", reason=Code.STALE)
 
-    async def _swap(self, old: Challenge, new: Challenge) -> bool:
+    async def _swap(self, old: Challenge, new: Challenge, spends: Mapping[str, int] = MappingProxyType({})) -> bool:
         """One compare-and-swap; on disk before it returns where power loss must not undo it."""
         durable = new.state in _DURABLE
-        return await self._blocking(lambda: self._challenges.swap(old, new, durable=durable))
+        return await self._blocking(lambda: self._challenges.swap(old, new, durable=durable, spends=spends))
 
     def _record(self, effects: Sequence[Effect], **more: Json) -> None:
         for effect in effects:
@@ -485,4 +493,4 @@ def _changed_terms(existing: Challenge, wanted: Challenge) -> str:
 
 def _terms(challenge: Challenge) -> object:
     requirement = challenge.requirement
-    return requirement.irreducible, requirement.approvers, requirement.strict
+    return replace(requirement, demands=requirement.irreducible)

@@ -56,7 +56,7 @@ def refused_in_a_row(decided: Iterable[Challenge]) -> tuple[int, float]:
     for one in sorted(decided, key=lambda challenge: challenge.decided, reverse=True):
         if one.state in _NEITHER or not asks_people(one.requirement):
             continue
-        if one.state not in _UNANSWERED or satisfied(one.requirement, one.proofs):
+        if one.state not in _UNANSWERED or satisfied(one.requirement, one.proofs, one.decided):
             break
         count, last = count + 1, max(last, one.decided)
     return count, last

@@ -21,11 +21,13 @@ from typing import Final, TypeAlias, assert_never
 from guard.errors import (
     ChallengeClosedError,
     IllegalTransitionError,
+    ProofError,
     ProofReplayedError,
     ProofWrongApproverError,
     ProofWrongCallError,
 )
 from guard.model import Challenge, Json, Proof, ProofClass, State
+from guard.quorum import stale, welcome
 from guard.reasons import Code
 from guard.requirement import broken, missing, satisfied
 from guard.stepup import records
@@ -172,9 +174,10 @@ def _prove(challenge: Challenge, proof: Proof, now: float) -> tuple[Challenge, t
     if challenge.state is State.SATISFIED:
         raise ChallengeClosedError("everything required was proven already")
     _require_entitled(challenge, proof)
-    if any(earlier.factor == proof.factor for earlier in challenge.proofs):
+    kept = tuple(one for one in challenge.proofs if not stale(challenge.requirement, one, now))
+    if any(earlier.factor == proof.factor for earlier in kept):
         raise ProofReplayedError("this factor was used for this challenge already")
-    proofs = (*challenge.proofs, proof)
+    proofs = (*kept, proof)
     fields = records.identity(challenge) | {
         "requirement": challenge.requirement.label,
         "proof": records.proof(proof),
@@ -193,7 +196,7 @@ def _prove(challenge: Challenge, proof: Proof, now: float) -> tuple[Challenge, t
         after = replace(after, expires=min(challenge.expires, now + EMERGENCY_SECONDS))
         because = proof.note
         written.append(Record("glass.broken", records.identity(challenge) | {"by": proof.subject, "because": because}))
-    if not satisfied(challenge.requirement, proofs):
+    if not satisfied(challenge.requirement, proofs, now):
         return after, tuple(written)
     return replace(after, state=State.SATISFIED, decided=now), (*written, Wake(challenge.id))
 
@@ -201,19 +204,22 @@ def _prove(challenge: Challenge, proof: Proof, now: float) -> tuple[Challenge, t
 def _require_entitled(challenge: Challenge, proof: Proof) -> None:
     """The doubted party cannot answer its own doubt, whatever the factor let pass."""
     principal = challenge.principal
+    if not welcome(challenge.requirement, proof.proof_class, proof.kind, proof.attestation):
+        raise ProofError(f"a proof by {proof.kind} of this attestation is not taken here", reason=Code.NOT_TAKEN)
     if proof.proof_class is ProofClass.POSSESSION:
         if proof.subject != principal.subject:
             raise ProofWrongCallError("this is the key of another workload")
         return
-    requesters = {principal.owner, principal.on_behalf_of} - {""}
-    if not proof.subject or proof.subject == principal.subject or (proof.subject in requesters and not proof.solo):
+    parties = {principal.owner, principal.on_behalf_of, *challenge.requirement.barred} - {""}
+    name, barred = proof.subject.casefold(), {one.casefold() for one in parties}
+    if not name or name == principal.subject.casefold() or (name in barred and not proof.solo):
         raise ProofWrongApproverError
 
 
 def _consume(challenge: Challenge, event: Consumed, now: float) -> tuple[Challenge, tuple[Effect, ...]]:
     _require_open(challenge, now)
     grant = challenge.grant
-    if grant is None or not satisfied(challenge.requirement, challenge.proofs):
+    if grant is None or not satisfied(challenge.requirement, challenge.proofs, now):
         raise _illegal(challenge, event)
     fields = records.identity(challenge) | {
         "grant_id": grant.id,

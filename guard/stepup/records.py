@@ -36,9 +36,17 @@ def opened(challenge: Challenge, counterfactual: Sequence[str]) -> dict[str, Jso
         "findings": [finding(one) for one in challenge.findings],
         "requirement": challenge.requirement.label,
         "approver_group": challenge.requirement.approvers,
+        **terms(challenge),
         "expires": int(challenge.expires),
         "counterfactual": list(counterfactual),
     }
+
+
+def terms(challenge: Challenge) -> dict[str, Json]:
+    """The long form of the requirement, where there is one."""
+    requirement = challenge.requirement
+    told: dict[str, Json] = {"quorums": list(requirement.terms)} if requirement.quorums else {}
+    return told | ({"barred": sorted(requirement.barred)} if requirement.barred else {})
 
 
 def reason(one: Reason) -> Mapping[str, Json]:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from guard.model import Challenge, Finding, Proof, State
+from guard.quorum import INTENT
 from guard.requirement import missing
 from guard.stepup.visible import visible
 from guard.wire.canonical import digest
@@ -75,6 +76,10 @@ def facts(challenge: Challenge) -> Iterator[tuple[str, str]]:
     for finding in challenge.findings:
         yield "unusual", _finding(finding)
     yield "required", requirement.label + (f", people of group {requirement.approvers}" if requirement else "")
+    for term in requirement.terms:
+        yield "", term
+    if requirement.barred:
+        yield "but not by", f"{', '.join(sorted(requirement.barred))}, who changed the policy last"
     for proof in challenge.proofs:
         yield "given", _proof(proof)
     yield "missing", missing(requirement, challenge.proofs) or "nothing"
@@ -92,6 +97,8 @@ def _finding(finding: Finding) -> str:
 def _proof(proof: Proof) -> str:
     what = proof.proof_class.value
     solo = ", who owns the agent" if proof.solo else ""
+    if proof.kind == INTENT and not proof.attestation:
+        solo = ", whose key is in no known token"
     note = f": {proof.note}" if proof.note else ""
     return f"{what} by {proof.subject}{solo}, {proof.kind}, {_time(proof.at)}{note}"
 

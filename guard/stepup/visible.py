@@ -108,3 +108,13 @@ def _twins(word: str) -> list[int]:
     if len(foreign) < len(letters):
         return [*foreign, *(offset for offset, char, script in letters if script == "LATIN" and char in _LATIN_TWINS)]
     return foreign if all(char in _LATIN_TWINS for _, char, _ in letters) else []
+
+
+WORDS: Final = 500
+"""Characters of a person's words that are kept."""
+
+
+def bounded(text: str) -> str:
+    """A person's words, fit for every sink."""
+    shown = visible(text)
+    return shown if len(shown) <= WORDS else f"{shown[:WORDS]} … ({len(shown) - WORDS} characters more)"

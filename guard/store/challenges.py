@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from sqlalchemy import ColumnElement, RowMapping, Select, bindparam, func, or_, select, text, update
@@ -14,7 +15,7 @@ from guard.people import Range
 from guard.requirement import asks_people
 from guard.store.codec import Row, decode, encode
 from guard.store.database import Database
-from guard.store.schema import OPEN, OPEN_SQL, WAITING_SQL
+from guard.store.schema import OPEN, OPEN_SQL, WAITING_SQL, intents
 from guard.store.schema import challenges as table
 from guard.store.seal import Keyring
 from guard.store.strict import RowError
@@ -53,6 +54,15 @@ _SWAP: Final = update(table).where(
     table.c.state == bindparam("old_state"),
     table.c.digest == bindparam("old_digest"),
 )
+_SPEND: Final = (
+    update(intents)
+    .where(intents.c.id == bindparam("intent"), intents.c.used < bindparam("uses"), intents.c.revoked == 0)
+    .values(used=intents.c.used + 1)
+)
+
+
+class _NotChanged(Exception):  # noqa: N818 - no error: it takes a transaction back
+    """Somebody else was first."""
 
 
 class SqlChallenges:
@@ -188,11 +198,14 @@ class SqlChallenges:
             found = connection.execute(_DECIDED, {"wanted": principal, "limit": limit}).mappings().all()
         return tuple(self.read(row) for row in found)
 
-    def swap(self, old: Challenge, new: Challenge, *, durable: bool) -> bool:
+    def swap(
+        self, old: Challenge, new: Challenge, *, durable: bool, spends: Mapping[str, int] = MappingProxyType({})
+    ) -> bool:
         """One statement that changes the row only while it is still `old`; the version becomes `old.version + 1`.
 
         Arguments are dropped with the change that closes the challenge. Expiry is not looked at: the caller
-        has judged it by its clock.
+        has judged it by its clock. One use of every intent in `spends` (id: uses it has) is counted in the same
+        transaction, or nothing changes.
 
         Returns:
             Whether this was the one that changed it.
@@ -215,8 +228,14 @@ class SqlChallenges:
             values["arguments"] = None
         elif new.arguments != old.arguments:
             values["arguments"] = self._seal(new)
-        with self._database.write(durable=durable) as connection:
-            return connection.execute(_SWAP, values).rowcount == 1
+        try:
+            with self._database.write(durable=durable) as connection:
+                for intent, uses in spends.items():
+                    _require_one(connection.execute(_SPEND, {"intent": intent, "uses": uses}).rowcount)
+                _require_one(connection.execute(_SWAP, values).rowcount)
+        except _NotChanged:
+            return False
+        return True
 
     def states(self, ids: Sequence[str]) -> Mapping[str, tuple[State, int]]:
         """State and version of the given challenges; unknown ids are left out.
@@ -283,6 +302,12 @@ def _listed(row: RowMapping) -> Challenge:
         return decode(Row(**{column: row[column] for column in _COLUMNS}), "")
     except RowError as error:
         raise StoreUnavailableError(detail=f"challenge {row['id']} cannot be read: {error}") from error
+
+
+def _require_one(rows: int) -> None:
+    """Leave the transaction, undoing all of it, unless exactly one row changed."""
+    if rows != 1:
+        raise _NotChanged
 
 
 def _columns(challenge: Challenge) -> _Values:

@@ -21,6 +21,7 @@ from guard.model import (
     Principal,
     Proof,
     ProofClass,
+    Quorum,
     Requirement,
     Sensitivity,
     State,
@@ -151,6 +152,7 @@ def _body(challenge: Challenge) -> Json:
             "demands": sorted(challenge.requirement.demands),
             "approvers": challenge.requirement.approvers,
             "strict": challenge.requirement.strict,
+            **_long_form(challenge.requirement),
         },
         "reasons": [_reason_json(reason) for reason in challenge.reasons],
         "findings": [_finding_json(finding) for finding in challenge.findings],
@@ -159,6 +161,22 @@ def _body(challenge: Challenge) -> Json:
         "ended_by": challenge.ended_by,
         "ended_because": challenge.ended_because,
     }
+
+
+def _long_form(requirement: Requirement) -> dict[str, Json]:
+    quorums: list[Json] = [
+        {
+            "class": quorum.proof_class.value,
+            "people": quorum.people,
+            "group": quorum.group,
+            "kinds": sorted(quorum.kinds),
+            "attestation": quorum.attestation,
+            "max_age": quorum.max_age,
+        }
+        for quorum in sorted(requirement.quorums, key=lambda quorum: quorum.label)
+    ]
+    found: dict[str, Json] = {"quorums": quorums} if quorums else {}
+    return found | ({"barred": sorted(requirement.barred)} if requirement.barred else {})
 
 
 def _reason_json(reason: Reason) -> Json:
@@ -186,6 +204,7 @@ def _proof_json(proof: Proof) -> Json:
         "view_digest": proof.view_digest,
         "note": proof.note,
         "solo": proof.solo,
+        **({"groups": sorted(proof.groups)} if proof.groups else {}),
     }
 
 
@@ -198,9 +217,25 @@ def _requirement(value: Json) -> Requirement:
         demands=frozenset(given.take("demands", _DEMANDS)),
         approvers=given.take("approvers", text),
         strict=given.take("strict", truth),
+        quorums=frozenset(given.may("quorums", each(_quorum)) or ()),
+        barred=frozenset(given.may("barred", _TEXTS) or ()),
     )
     given.done()
     return requirement
+
+
+def _quorum(value: Json) -> Quorum:
+    given = Members(value, "quorum")
+    quorum = Quorum(
+        proof_class=given.take("class", _CLASS),
+        people=given.take("people", integer),
+        group=given.take("group", text),
+        kinds=frozenset(given.take("kinds", _TEXTS)),
+        attestation=given.take("attestation", integer),
+        max_age=given.take("max_age", number),
+    )
+    given.done()
+    return quorum
 
 
 def _reason(value: Json) -> Reason:
@@ -239,6 +274,7 @@ def _proof(value: Json) -> Proof:
         view_digest=given.take("view_digest", text),
         note=given.take("note", text),
         solo=given.take("solo", truth),
+        groups=frozenset(given.may("groups", _TEXTS) or ()),
     )
     given.done()
     return proof

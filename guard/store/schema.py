@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from guard.model import State
 
-REVISION: Final = "0004"
+REVISION: Final = "0005"
 """The schema revision this version reads and writes: the head of `migrations/versions`."""
 
 METADATA: Final = MetaData()
@@ -170,6 +170,23 @@ one_unreviewed_emergency: Final = Index(
     postgresql_where=text("reviewed = 0"),
 )
 """At most one broken glass that nobody has looked at, whichever process breaks it."""
+
+intents: Final = Table(
+    "intents",
+    METADATA,
+    Column("seq", _SEQ, primary_key=True, autoincrement=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("agent", String, nullable=False),
+    Column("server", String, nullable=False),
+    Column("tool", String, nullable=False),
+    Column("ends", Double, nullable=False),
+    Column("published", Double, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    Column("revoked", Double, nullable=False),
+    Index("intents_by_call", "agent", "server", "tool"),
+)
 
 lanes: Final = Table(
     "lanes",

@@ -9,6 +9,7 @@ from typing import Final, Self
 
 from guard import ports
 from guard.errors import StoreUnavailableError
+from guard.intents import Intents
 from guard.notices import Notices
 from guard.people import People
 from guard.store.agents import SqlAgents
@@ -18,6 +19,7 @@ from guard.store.challenges import SqlChallenges
 from guard.store.database import Database
 from guard.store.emergencies import SqlEmergencies
 from guard.store.factors import SqlFactors
+from guard.store.intents import SqlIntents
 from guard.store.lanes import SqlLanes
 from guard.store.migrate import alone, migrate, revision
 from guard.store.notices import SqlNotices
@@ -43,6 +45,7 @@ class SqlStore:
         self._challenges = SqlChallenges(database, keyring)
         self._notices = SqlNotices(database, self._challenges)
         self._emergencies = SqlEmergencies(database)
+        self._intents = SqlIntents(database, keyring)
         self._lanes = SqlLanes(database)
         self._baselines = SqlBaselines(database)
         self._sessions = SqlSessions(database)
@@ -101,6 +104,11 @@ class SqlStore:
     def emergencies(self) -> ports.Emergencies:
         """Broken glass."""
         return self._emergencies
+
+    @property
+    def intents(self) -> Intents:
+        """Published intents."""
+        return self._intents
 
     @property
     def lanes(self) -> ports.Lanes:

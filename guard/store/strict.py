@@ -69,6 +69,14 @@ class Members:
         except RowError as error:
             raise RowError(f"{self._what}.{name}: {error}") from error
 
+    def may(self, name: str, read: Callable[[Json], T]) -> T | None:
+        """Remove and read a member, or None where it is absent.
+
+        Raises:
+            RowError: it is not what `read` expects.
+        """
+        return self.take(name, read) if name in self._left else None
+
     def done(self) -> None:
         """Refuse members nobody took.
 

@@ -16,6 +16,7 @@ from guard.errors import GuardError
 from guard.web.api import Challenges, Grants, translate, translate_routing
 from guard.web.events import Events
 from guard.web.gate import ConsoleGate, LocalGate, names
+from guard.web.intents import IntentEndpoints
 from guard.web.openapi import document
 from guard.web.orders import Orders
 from guard.web.services import Services
@@ -39,6 +40,7 @@ def api(services: Services, *, local: bool) -> Starlette:
         *challenges.routes(),
         *grants.routes(),
         *events.routes(),
+        *IntentEndpoints(services.intents, store.intents, services.clock).routes(),
     ]
     if local:
         return _application(routes, Middleware(LocalGate), translate)

@@ -58,6 +58,8 @@ OPEN: Final = frozenset(
 """What somebody without a login may ask of the API: to get one."""
 CSRF: Final = "guard-csrf"
 """The header that carries a login's token."""
+SIGNED: Final = frozenset({("POST", "/v1/intents")})
+"""What needs no credential beside a signature in its body."""
 
 
 def names(console: Console) -> frozenset[str]:
@@ -131,7 +133,10 @@ class ConsoleGate:
         return match is not None and match[1] in self._hosts
 
     async def _person(self, scope: Scope, headers: Headers) -> JSONResponse | None:
-        """Note who asks. Below /v1: refuse agents because they are (403), and those who are nobody yet (401)."""
+        """Note who asks. Below /v1: refuse agents because they are (403), and those who are nobody yet (401).
+
+        What carries its own signature passes without a login.
+        """
         path: str = scope["path"]
         if "authorization" in headers and _below_api(path):
             return await self._bearer(headers["authorization"])
@@ -140,7 +145,7 @@ class ConsoleGate:
         scope[SCOPE] = visitor
         if not _below_api(path):
             return None
-        if (scope["method"], path) in OPEN:
+        if (scope["method"], path) in OPEN | SIGNED:
             return None
         if visitor is None:
             return refusal(401, Code.NO_CREDENTIAL)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from guard.config import Config
 from guard.factors.passkeys import Passkeys
 from guard.factors.totp import TotpFactor
+from guard.intents import Publisher
 from guard.notify.denial import Denials
 from guard.ports import Clock, Identifier, Ledger, Store
 from guard.stepup.ceremony import Ceremony
@@ -30,5 +31,6 @@ class Services:
     codes: TotpFactor
     passkeys: Passkeys
     denials: Denials
+    intents: Publisher
     ready: Callable[[], bool]
     changed: Callable[[int], Awaitable[int]]

@@ -118,6 +118,11 @@ def test_the_git_story_breaks_off_when_a_part_of_it_is_stopped(part: str, words:
     assert "the story broke off" in told[-1]
 
 
+@needs("softhsm2-util")
+def test_the_pipeline_story_runs_to_its_end() -> None:
+    runs_to_its_end(sys.executable, str(EXAMPLES / "pipeline" / "run.py"))
+
+
 def stop(story: int, words: list[str]) -> None:
     """Kill every process below the story that has all these words in its command line."""
     found = [

@@ -191,6 +191,8 @@ def test_solo_mode_is_marked_in_every_record(post: Post) -> None:
 
 
 def test_the_figures_of_the_ledger_are_printed(post: Post) -> None:
+    phone, challenge = post.person("fay"), post.pause(40)
+    assert post.guard("challenge", "approve", challenge, "--as", "fay", "--code", phone.now()).code == 0
     found = json.loads(post.guard("challenge", "stats", "--json").out)
     assert found["prompts"] >= found["approvals"] >= 1
     assert found["share_of_approvals_under_2s"] is not None
@@ -200,6 +202,12 @@ def test_the_figures_of_the_ledger_are_printed(post: Post) -> None:
 def test_agentack_accepts_the_exported_trace_and_fails_one_in_which_a_denied_call_ran(
     post: Post, tmp_path: Path
 ) -> None:
+    phone, approved, denied = post.person("pam"), post.pause(41), post.pause(42)
+    assert post.guard("challenge", "approve", approved, "--as", "pam", "--code", phone.now()).code == 0
+    assert post.again(41).ran
+    later = phone.at(time.time() + 30)
+    assert post.guard("challenge", "deny", denied, "--as", "pam", "--code", later, "--reason", "no").code == 0
+    post.world.settle()
     lines = post.guard("audit", "export", "--format", "agentack").out.splitlines()
     assert judge(tmp_path, lines) == 0
     denial = next(json.loads(line) for line in lines if json.loads(line).get("decision") == "deny")

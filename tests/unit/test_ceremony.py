@@ -18,12 +18,13 @@ from guard.errors import (
     IllegalTransitionError,
     LedgerUnavailableError,
     NotFoundError,
+    ProofError,
     ProofInvalidError,
     ProofReplayedError,
     ProofWrongApproverError,
     StoreUnavailableError,
 )
-from guard.model import Challenge, Demand, Json, Proof, ProofClass, Requirement, State
+from guard.model import Challenge, Demand, Json, Proof, ProofClass, Quorum, Requirement, State
 from guard.ports import Store
 from guard.reasons import Code
 from guard.stepup.ceremony import Ceremony
@@ -553,3 +554,40 @@ async def test_housekeeping_survives_a_store_and_a_ledger_that_are_away_for_a_wh
         fresh = replace(CONSENT, id=f"c_{R2}", nonce=R2, expires=CONSENT.expires + 900)
         assert (await process.ceremony.open(fresh)).id == fresh.id
         group.cancel_scope.cancel()
+
+
+# ------------------------------------------------------------------ votes that fell before the quorum
+
+
+async def test_the_vote_of_somebody_removed_before_the_second_one_does_not_count() -> None:
+    process, two = Process(), nouns.challenge(Demand.TWO_PEOPLE)
+    await process.ceremony.open(two)
+    await process.ceremony.prove(two.id, "person", ANN)
+    process.people.removed.add("ann")
+    after = await process.ceremony.prove(two.id, "person", {"as": "ben"})
+    assert (after.state, [proof.subject for proof in after.proofs]) == (State.PENDING, ["ben"])
+    assert (await process.ceremony.prove(two.id, "person", {"as": "cy"})).state is State.SATISFIED
+
+
+async def test_a_vote_that_became_too_old_is_given_again() -> None:
+    young = Quorum(proof_class=ProofClass.CONSENT, people=2, max_age=60)
+    two = nouns.challenge(requirement=Requirement(frozenset({Demand.TWO_PEOPLE}), quorums=frozenset({young})))
+    process = Process()
+    await process.ceremony.open(two)
+    await process.ceremony.prove(two.id, "person", ANN)
+    process.clock.wall += 61
+    after = await process.ceremony.prove(two.id, "person", {"as": "ben"})
+    assert (after.state, [proof.subject for proof in after.proofs]) == (State.PENDING, ["ben"])
+    assert (await process.ceremony.prove(two.id, "person", ANN)).state is State.SATISFIED
+    assert len(await process.ceremony.grants(two.digest)) == 1
+
+
+async def test_a_kind_of_proof_that_the_policy_does_not_take_is_refused() -> None:
+    keys = Quorum(proof_class=ProofClass.CONSENT, kinds=frozenset({"webauthn"}))
+    one = nouns.challenge(requirement=Requirement(frozenset({Demand.CONSENT}), quorums=frozenset({keys})))
+    process = Process()
+    await process.ceremony.open(one)
+    with pytest.raises(ProofError) as refused:
+        await process.ceremony.prove(one.id, "person", ANN)
+    assert refused.value.reason is Code.NOT_TAKEN
+    assert process.ledger.last("proof.rejected")["reasons"][0]["code"] == "not_taken"  # type: ignore[index,call-overload]

@@ -49,7 +49,16 @@ def test_no_verb_needs_init_and_state_is_created_for_its_owner_only(site: Site) 
     assert (site.folder / "state").stat().st_mode & 0o077 == 0
 
 
-LISTS = ["agent ls", "approver ls", "factor ls", "challenge ls", "challenge review", "grant ls", "notify ls"]
+LISTS = [
+    "agent ls",
+    "intent ls",
+    "approver ls",
+    "factor ls",
+    "challenge ls",
+    "challenge review",
+    "grant ls",
+    "notify ls",
+]
 
 
 @pytest.mark.parametrize("words", LISTS)

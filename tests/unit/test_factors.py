@@ -29,9 +29,21 @@ from guard.errors import (
 )
 from guard.factors import register
 from guard.factors.approval import ApprovalFactor
-from guard.factors.signature import SignatureFactor, public_key, workload_factor
+from guard.factors.ecdsa import public_key
+from guard.factors.signature import SignatureFactor, workload_factor
 from guard.factors.totp import TotpFactor
-from guard.model import Challenge, Demand, Json, Principal, Proof, ProofClass, Requirement, Sensitivity, State
+from guard.model import (
+    Challenge,
+    Demand,
+    Json,
+    Principal,
+    Proof,
+    ProofClass,
+    Quorum,
+    Requirement,
+    Sensitivity,
+    State,
+)
 from guard.ports import Agent, Approver, Factor
 from guard.reasons import Code, Reason
 from guard.stepup.binding import challenge_bytes
@@ -574,3 +586,86 @@ def test_only_p256_keys_can_be_enrolled() -> None:
         assert refused.value.reason is Code.FACTOR_UNSUITABLE
     with pytest.raises(ProofError):
         public_key(b"not a key")
+
+
+# ------------------------------------------------------------------ requirements in full
+
+
+def asks(*quorums: Quorum, barred: frozenset[str] = frozenset(), **more: object) -> Challenge:
+    wanted = Requirement(frozenset({Demand.TWO_PEOPLE}), approvers="oncall", quorums=frozenset(quorums), barred=barred)
+    return challenge(requirement=wanted, **more)
+
+
+@pytest.mark.parametrize("name", ["ann", "Ann"])
+def test_whoever_changed_the_policy_last_is_refused_and_loses_no_code(name: str, desk: Desk) -> None:
+    with pytest.raises(ProofWrongApproverError, match="changed the policy last"):
+        desk.approve("ann", asks(barred=frozenset({name})))
+    assert not desk.spent("ann")
+    assert not desk.approve("ben", asks(barred=frozenset({name}))).solo
+    assert desk.approve("ann", asks(barred=frozenset({name})), solo=True).solo
+
+
+@pytest.mark.parametrize(
+    "quorum",
+    [
+        Quorum(proof_class=ProofClass.CONSENT, kinds=frozenset({"webauthn"})),
+        Quorum(proof_class=ProofClass.CONSENT, attestation=1),
+    ],
+)
+def test_a_code_that_the_policy_does_not_take_is_not_spent(quorum: Quorum, desk: Desk) -> None:
+    with pytest.raises(ProofError, match="a proof by totp is not taken here") as refused:
+        desk.approve("ann", asks(quorum))
+    assert refused.value.reason is Code.NOT_TAKEN
+    assert not desk.spent("ann")
+    assert desk.approve("ann", asks(replace(quorum, kinds=frozenset({"totp"}), attestation=0)))
+
+
+def test_a_vote_that_became_too_old_may_be_given_again_and_no_other(desk: Desk) -> None:
+    young = Quorum(proof_class=ProofClass.CONSENT, max_age=60)
+    old = replace(desk.approve("ann", asks(young)), at=NOW - 61)
+    with pytest.raises(ProofReplayedError):
+        desk.approve("ann", asks(proofs=(old,)), code=desk.apps["ann"].at(NOW + 30))
+    with pytest.raises(ProofReplayedError):
+        desk.approve("ann", asks(young, proofs=(replace(old, at=NOW - 59),)), code=desk.apps["ann"].at(NOW + 30))
+    assert desk.approve("ann", asks(young, proofs=(old,)), code=desk.apps["ann"].at(NOW + 30))
+
+
+def test_neither_an_intent_nor_a_signature_by_the_same_name_is_a_vote(desk: Desk) -> None:
+    vote = desk.approve("ann", asks())
+    for proof in (replace(vote, kind="intent"), replace(vote, proof_class=ProofClass.POSSESSION)):
+        assert desk.approve("ben", asks(proofs=(replace(proof, subject="ben"),)), code=desk.apps["ben"].at(NOW))
+        desk.store.factors.swap(
+            found := desk.store.factors.of("ben", "totp")[0], replace(found, counter=0, version=found.version + 1)
+        )
+
+
+def test_a_member_of_a_quorums_group_may_consent_and_the_proof_says_as_what(desk: Desk) -> None:
+    audit = Quorum(proof_class=ProofClass.CONSENT, group="audit")
+    desk.store.approvers.put(Approver(name="eve", groups=frozenset({"audit", "x"}), created=NOW))
+    assert desk.approve("eve", asks(audit)).groups == {"audit"}
+    with pytest.raises(ProofWrongApproverError, match="not in the group oncall"):
+        desk.approve("eve", asks())
+
+
+def test_a_vote_falls_with_the_group_it_was_given_for(desk: Desk) -> None:
+    audit = asks(Quorum(proof_class=ProofClass.CONSENT, group="audit"))
+    factor = ApprovalFactor(desk.store.approvers, desk.store.agents, {"totp": desk.totp}, solo=False)
+    desk.store.approvers.put(Approver(name="ann", groups=frozenset({"audit", "oncall"}), created=NOW))
+    vote = desk.approve("ann", audit)
+    assert factor.stands(audit, vote)
+    desk.store.approvers.put(Approver(name="ann", groups=frozenset({"oncall"}), created=NOW))
+    assert not factor.stands(audit, vote)
+    assert factor.stands(audit, replace(vote, kind="intent", subject="releases"))
+    assert factor.stands(audit, replace(vote, proof_class=ProofClass.POSSESSION, subject="robot"))
+
+
+def test_a_revoked_factor_has_no_secret_and_is_revoked_once(desk: Desk) -> None:
+    [factor] = desk.store.factors.of("ann", "totp")
+    assert register.lock(desk.store.factors, factor, NOW + 1)
+    locked = desk.store.factors.get(factor.id)
+    assert locked == replace(factor, locked=NOW + 1, version=factor.version + 1)
+    assert not register.lock(desk.store.factors, factor, NOW + 2)
+    assert register.revoke(desk.store.factors, factor, NOW + 3)
+    assert desk.store.factors.get(factor.id) == replace(locked, revoked=NOW + 3, secret=b"", version=locked.version + 1)
+    assert not register.revoke(desk.store.factors, factor, NOW + 4)
+    assert not register.lock(desk.store.factors, replace(factor, revoked=NOW), NOW)

@@ -128,7 +128,7 @@ def test_a_passkey_alone_is_consent_on_a_critical_call(office: Office) -> None:
         "planned",
     )
     assert proof.view_digest == render(CALL).digest
-    assert satisfied(CALL.requirement, [proof])
+    assert satisfied(CALL.requirement, [proof], proof.at)
 
 
 @pytest.mark.parametrize(

@@ -197,3 +197,64 @@ def test_the_schema_refuses_what_the_reader_refuses() -> None:
         {"server": "vault", "windows": {"w": {}}},
     ):
         assert not validator.is_valid(wrong)
+
+
+# ------------------------------------------------------------------ the long form of require
+
+
+def long_form(require: str, more: str = "") -> tuple[object, list[str]]:
+    text = f"server: x\n{more}tools:\n  t:\n    sensitivity: critical\n    require: {require}\n"
+    policy, mistakes = read(text.encode(), "x.yaml")
+    return (policy.entries["tool"][0] if policy else None), [str(one) for one in mistakes]
+
+
+def test_the_long_form_says_who_with_what_and_how_fresh() -> None:
+    entry, mistakes = long_form(
+        "{consent: {people: 2, group: oncall, kinds: [webauthn], max_age: 10m}, possession: {attestation: 2}}"
+    )
+    assert not mistakes
+    assert entry.demands == {Demand.TWO_PEOPLE, Demand.POSSESSION}
+    assert sorted(one.label for one in entry.quorums) == [
+        "consent of 2 people of group oncall, by webauthn, at most 600 s old",
+        "possession, of attestation 2 or more",
+    ]
+
+
+def test_the_long_form_without_more_than_the_word_is_the_word() -> None:
+    entry, _ = long_form("{consent: {}, possession: {}}")
+    assert (entry.demands, entry.quorums) == ({Demand.CONSENT, Demand.POSSESSION}, frozenset())
+
+
+def test_several_groups_are_a_list() -> None:
+    entry, _ = long_form("{consent: [{group: oncall}, {group: audit}]}")
+    assert {one.group for one in entry.quorums} == {"oncall", "audit"}
+
+
+def test_authors_are_barred_from_every_entry() -> None:
+    text = "server: x\nauthors: [olga, Otto]\ntools:\n  t: {sensitivity: critical}\n"
+    policy, _ = read(text.encode(), "x.yaml")
+    assert policy is not None
+    assert policy.authors == {"olga", "Otto"}
+
+
+@pytest.mark.parametrize(
+    ("require", "said"),
+    [
+        ("{}", "the requirement is empty"),
+        ("{consent: {people: 0}}", "people is a whole number from 1 to 9"),
+        ("{consent: {people: 10}}", "people is a whole number from 1 to 9"),
+        ("{consent: {people: true}}", "people is a whole number"),
+        ("{consent: {kinds: [passkey]}}", "kind of proof"),
+        ("{consent: {attestation: 3}}", "attestation is a whole number from 0 to 2"),
+        ("{consent: {max_age: soon}}", "max_age is a number and a unit"),
+        ("{consent: {who: ann}}", "unknown key"),
+        ("{possession: {people: 2}}", "unknown key"),
+        ("{possession: {kinds: totp}}", "kind of proof"),
+        ("{permit: {}}", "unknown key"),
+        ("{consent: consent}", "is a mapping"),
+    ],
+)
+def test_a_mistake_in_the_long_form_is_placed_and_said(require: str, said: str) -> None:
+    entry, mistakes = long_form(require)
+    assert entry is None
+    assert any(said in one and one.startswith("x.yaml:5:") for one in mistakes), mistakes

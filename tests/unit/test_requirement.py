@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guard.model import Band, Classification, Demand, Doubt, Finding, Proof, ProofClass, Requirement, Sensitivity
+from guard.quorum import voices
 from guard.reasons import Code, Reason
-from guard.requirement import counterfactual, missing, parse, people, required, satisfied
+from guard.requirement import counterfactual, missing, parse, required, satisfied
 from tests import nouns, reference
 
 C, P, TWO, UP = Demand.CONSENT, Demand.POSSESSION, Demand.TWO_PEOPLE, Demand.STEP_UP
@@ -58,7 +59,7 @@ def test_one_more_tag_never_lowers_the_requirement(
 def test_proofs_are_counted_as_by_hand(demands: frozenset[Demand], strict: bool, proofs: list[Proof]) -> None:
     requirement = Requirement(demands, strict=strict)
     expected = reference.met((str(demand) for demand in demands), proofs, critical=strict)
-    assert satisfied(requirement, proofs) is expected
+    assert satisfied(requirement, proofs, nouns.NOW) is expected
     assert bool(missing(requirement, proofs)) is not expected
 
 
@@ -68,42 +69,42 @@ def test_an_emergency_meets_every_requirement_and_is_nobodys_consent(
 ) -> None:
     requirement = Requirement(demands, strict=strict)
     emergency = replace(nouns.consent("max", "break_glass"), proof_class=ProofClass.EMERGENCY)
-    assert satisfied(requirement, [*proofs, emergency])
-    assert people(requirement, [*proofs, emergency]) == people(requirement, proofs)
+    assert satisfied(requirement, [*proofs, emergency], nouns.NOW)
+    assert voices(requirement, [*proofs, emergency]) == voices(requirement, proofs)
 
 
 @given(st.frozensets(st.sampled_from(Demand)), st.sampled_from(Demand), st.booleans(), st.lists(nouns.proofs))
 def test_whatever_meets_a_requirement_meets_every_lower_one(
     demands: frozenset[Demand], more: Demand, strict: bool, proofs: list[Proof]
 ) -> None:
-    if satisfied(Requirement(demands | {more}, strict=strict), proofs):
-        assert satisfied(Requirement(demands, strict=strict), proofs)
-        assert satisfied(Requirement(demands, strict=False), proofs)
+    if satisfied(Requirement(demands | {more}, strict=strict), proofs, nouns.NOW):
+        assert satisfied(Requirement(demands, strict=strict), proofs, nouns.NOW)
+        assert satisfied(Requirement(demands, strict=False), proofs, nouns.NOW)
 
 
 def test_one_person_with_two_factors_is_one_person() -> None:
-    assert not satisfied(need(TWO), [nouns.consent("ann", "totp"), nouns.consent("ann", "webauthn")])
-    assert satisfied(need(TWO), [nouns.consent("ann"), nouns.consent("bob")])
+    assert not satisfied(need(TWO), [nouns.consent("ann", "totp"), nouns.consent("ann", "webauthn")], nouns.NOW)
+    assert satisfied(need(TWO), [nouns.consent("ann"), nouns.consent("bob")], nouns.NOW)
 
 
 def test_whoever_signs_as_the_workload_is_not_someone_else() -> None:
-    assert not satisfied(need(C, P), [nouns.possession("deployer"), nouns.consent("deployer")])
+    assert not satisfied(need(C, P), [nouns.possession("deployer"), nouns.consent("deployer")], nouns.NOW)
 
 
 def test_a_bare_key_is_no_possession() -> None:
-    assert not satisfied(need(P), [nouns.possession(attestation=0)])
+    assert not satisfied(need(P), [nouns.possession(attestation=0)], nouns.NOW)
 
 
 @pytest.mark.parametrize("demand", [UP, C])
 def test_a_code_alone_never_satisfies_a_critical_call(demand: Demand) -> None:
-    assert not satisfied(need(demand, strict=True), [nouns.consent("ann", "totp")])
-    assert satisfied(need(demand, strict=True), [nouns.consent("ann", "totp"), nouns.possession()])
-    assert satisfied(need(demand, strict=True), [nouns.consent("ann", "webauthn")])
+    assert not satisfied(need(demand, strict=True), [nouns.consent("ann", "totp")], nouns.NOW)
+    assert satisfied(need(demand, strict=True), [nouns.consent("ann", "totp"), nouns.possession()], nouns.NOW)
+    assert satisfied(need(demand, strict=True), [nouns.consent("ann", "webauthn")], nouns.NOW)
 
 
 def test_a_signature_answers_a_step_up_but_not_a_demand_for_consent() -> None:
-    assert satisfied(need(UP, strict=True), [nouns.possession()])
-    assert not satisfied(need(C, strict=True), [nouns.possession()])
+    assert satisfied(need(UP, strict=True), [nouns.possession()], nouns.NOW)
+    assert not satisfied(need(C, strict=True), [nouns.possession()], nouns.NOW)
 
 
 @pytest.mark.parametrize(

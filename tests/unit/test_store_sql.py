@@ -431,6 +431,7 @@ def test_a_database_of_the_version_before_learns_which_group_each_waiting_challe
         for statement in (
             "DROP TABLE notices",
             "DROP TABLE emergencies",
+            "DROP TABLE intents",
             "DROP INDEX challenges_by_principal",
             "DROP INDEX challenges_waiting",
             "ALTER TABLE challenges DROP COLUMN asked",

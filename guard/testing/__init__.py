@@ -11,121 +11,28 @@ The tests need nothing but the fixtures they name. They are written against `gua
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final, TypeVar
 
 import pytest
 
-from guard.model import (
-    Band,
-    Challenge,
-    Demand,
-    Doubt,
-    Finding,
-    Principal,
-    Proof,
-    ProofClass,
-    Requirement,
-    Sensitivity,
-    State,
-)
-from guard.notices import Stage
-from guard.ports import Agent, Approver, Credential, Emergency, Factor, Lane, Pin, Store
-from guard.reasons import Code, Reason
+from guard.model import Principal, State
+from guard.ports import Agent, Approver, Credential, Factor, Lane, Pin, Store
+from guard.testing.consent import ConsentContract, IntentContract
+from guard.testing.examples import NOON, consumed, example_challenge, example_proof, race, satisfied
 
-T = TypeVar("T")
-
-_NOON: Final = 1_800_000_000.25
-_RACERS: Final = 50
-
-
-def example_challenge(number: int = 1, *, digest: str = "") -> Challenge:
-    """Make a pending challenge with every field in use; `number` makes id and digest its own."""
-    return Challenge(
-        id=f"c_{number:022d}",
-        nonce=f"{number:032x}",
-        principal=Principal(subject="deployer", credential="0123456789abcdef", owner="ann", on_behalf_of="bob"),
-        server="payments",
-        method="tools/call",
-        kind="tool",
-        name="refund",
-        arguments='{"amount":12.5,"to":"Zoë"}',
-        definition="d" * 64,
-        digest=digest or f"{number:064x}",
-        policy_revision="r1",
-        rule="payments.yaml#tools.refund.rules[0]",
-        sensitivity=Sensitivity.CRITICAL,
-        effects=frozenset({"move_money", "destroy"}),
-        requirement=Requirement(frozenset({Demand.CONSENT, Demand.POSSESSION}), "payments-oncall", strict=True),
-        reasons=(Reason(Code.TAG_CRITICAL, "payments-team"), Reason(Code.RULE, "payments.yaml:12", "large refund")),
-        findings=(
-            Finding(
-                signal="network",
-                cause=Doubt.IDENTITY,
-                band=Band.ALARMING,
-                reason=Reason(Code.NEW_NETWORK, evidence="203.0.113.0/24"),
-                nats=2.125,
-            ),
-        ),
-        opened=_NOON,
-        expires=_NOON + 900,
-    )
-
-
-def example_proof(subject: str = "ann") -> Proof:
-    """Make a consent."""
-    return Proof(
-        proof_class=ProofClass.CONSENT,
-        kind="totp",
-        factor="f_1",
-        subject=subject,
-        at=_NOON + 1.5,
-        attestation=1,
-        view_digest="e" * 64,
-        note="as agreed",
-        solo=True,
-    )
-
-
-def satisfied(challenge: Challenge) -> Challenge:
-    """Make the next version of a challenge: proven."""
-    return replace(challenge, state=State.SATISFIED, version=challenge.version + 1, proofs=(example_proof(),))
-
-
-def consumed(challenge: Challenge, by: str = "deployer") -> Challenge:
-    """Make the next version of a challenge: its grant is spent, its arguments are gone."""
-    return replace(
-        challenge, state=State.CONSUMED, version=challenge.version + 1, arguments="", decided=_NOON + 2, ended_by=by
-    )
-
-
-def race(act: Callable[[int], T], racers: int = _RACERS) -> Sequence[T]:
-    """Call `act(0)`, `act(1)` … in as many threads at once; what they returned.
-
-    Raises:
-        BaseExceptionGroup: some of them raised.
-    """
-    start = threading.Barrier(racers)
-    results: dict[int, T] = {}
-    failures: list[BaseException] = []
-
-    def run(number: int) -> None:
-        try:
-            start.wait()
-            results[number] = act(number)
-        except BaseException as error:  # noqa: BLE001 - carried into the waiting thread and raised there
-            failures.append(error)
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(racers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise BaseExceptionGroup("racers failed", failures)
-    return [results[number] for number in range(racers)]
+__all__ = [
+    "ChallengeContract",
+    "ConsentContract",
+    "IntentContract",
+    "MemoryContract",
+    "PeopleContract",
+    "StoreContract",
+    "consumed",
+    "example_challenge",
+    "example_proof",
+    "race",
+    "satisfied",
+]
 
 
 class ChallengeContract:
@@ -161,7 +68,7 @@ class ChallengeContract:
         denied = replace(first, state=State.DENIED, version=1, arguments="", ended_by="ann", ended_because="no")
         assert store.challenges.swap(first, denied, durable=True)
         assert store.challenges.by_digest("same") == denied
-        second = replace(example_challenge(2, digest="same"), opened=_NOON - 60)
+        second = replace(example_challenge(2, digest="same"), opened=NOON - 60)
         assert store.challenges.open_or_join(second) == second
         assert store.challenges.by_digest("same") == second
 
@@ -267,35 +174,35 @@ class PeopleContract:
 
     def test_a_name_is_taken_once(self, store: Store) -> None:
         """Also after the agent was revoked."""
-        robot = Agent(name="robot", owner="ann", created=_NOON)
+        robot = Agent(name="robot", owner="ann", created=NOON)
         assert store.agents.add(robot)
         assert not store.agents.add(replace(robot, owner="mallory"))
-        assert store.agents.revoke("robot", _NOON + 1)
+        assert store.agents.revoke("robot", NOON + 1)
         assert not store.agents.add(replace(robot, owner="mallory"))
-        assert store.agents.get("robot") == replace(robot, revoked=_NOON + 1)
+        assert store.agents.get("robot") == replace(robot, revoked=NOON + 1)
         assert store.agents.get("nobody") is None
 
     def test_agents_are_listed_by_name(self, store: Store) -> None:
         """Revoked or not."""
-        agents = [Agent(name=name, owner="ann", created=_NOON) for name in ("b", "a", "c")]
+        agents = [Agent(name=name, owner="ann", created=NOON) for name in ("b", "a", "c")]
         assert all(store.agents.add(agent) for agent in agents)
         assert [agent.name for agent in store.agents.all()] == ["a", "b", "c"]
 
     def test_revoking_an_agent_revokes_every_credential(self, store: Store) -> None:
         """Once, and no other agent's."""
         for name in ("robot", "other"):
-            store.agents.add(Agent(name=name, owner="ann", created=_NOON))
-            store.agents.add_credential(Credential(digest=f"{name}1", agent=name, created=_NOON))
-            store.agents.add_credential(Credential(digest=f"{name}2", agent=name, created=_NOON + 1))
-        assert store.agents.revoke("robot", _NOON + 5)
-        assert not store.agents.revoke("robot", _NOON + 6)
-        assert not store.agents.revoke("nobody", _NOON + 6)
-        assert [key.revoked for key in store.agents.credentials("robot")] == [_NOON + 5, _NOON + 5]
+            store.agents.add(Agent(name=name, owner="ann", created=NOON))
+            store.agents.add_credential(Credential(digest=f"{name}1", agent=name, created=NOON))
+            store.agents.add_credential(Credential(digest=f"{name}2", agent=name, created=NOON + 1))
+        assert store.agents.revoke("robot", NOON + 5)
+        assert not store.agents.revoke("robot", NOON + 6)
+        assert not store.agents.revoke("nobody", NOON + 6)
+        assert [key.revoked for key in store.agents.credentials("robot")] == [NOON + 5, NOON + 5]
         assert [key.revoked for key in store.agents.credentials("other")] == [0, 0]
 
     def test_credentials_are_listed_newest_first(self, store: Store) -> None:
         """And found by digest."""
-        keys = [Credential(digest=f"key{number}", agent="robot", created=_NOON) for number in range(3)]
+        keys = [Credential(digest=f"key{number}", agent="robot", created=NOON) for number in range(3)]
         for key in keys:
             store.agents.add_credential(key)
         assert store.agents.credentials("robot") == (keys[2], keys[1], keys[0])
@@ -304,27 +211,27 @@ class PeopleContract:
 
     def test_an_overlap_never_prolongs_a_credential(self, store: Store) -> None:
         """Only later ends are brought forward; the new key stays as it is."""
-        ends = {"soon": _NOON + 1, "late": _NOON + 99, "never": 0.0, "new": 0.0}
+        ends = {"soon": NOON + 1, "late": NOON + 99, "never": 0.0, "new": 0.0}
         for digest, expires in ends.items():
-            store.agents.add_credential(Credential(digest=digest, agent="robot", created=_NOON, expires=expires))
-        store.agents.expire_credentials("robot", _NOON + 60, but="new")
+            store.agents.add_credential(Credential(digest=digest, agent="robot", created=NOON, expires=expires))
+        store.agents.expire_credentials("robot", NOON + 60, but="new")
         told = {key.digest: key.expires for key in store.agents.credentials("robot")}
-        assert told == {"soon": _NOON + 1, "late": _NOON + 60, "never": _NOON + 60, "new": 0.0}
+        assert told == {"soon": NOON + 1, "late": NOON + 60, "never": NOON + 60, "new": 0.0}
 
     def test_approvers_are_replaced_by_name(self, store: Store) -> None:
         """Removed people stay listed."""
-        ann = Approver(name="ann", groups=frozenset({"oncall", "approvers"}), created=_NOON)
+        ann = Approver(name="ann", groups=frozenset({"oncall", "approvers"}), created=NOON)
         store.approvers.put(ann)
-        store.approvers.put(Approver(name="abe", groups=frozenset(), created=_NOON))
-        store.approvers.put(replace(ann, removed=_NOON + 1))
-        assert store.approvers.get("ann") == replace(ann, removed=_NOON + 1)
+        store.approvers.put(Approver(name="abe", groups=frozenset(), created=NOON))
+        store.approvers.put(replace(ann, removed=NOON + 1))
+        assert store.approvers.get("ann") == replace(ann, removed=NOON + 1)
         assert store.approvers.get("nobody") is None
         assert [approver.name for approver in store.approvers.all()] == ["abe", "ann"]
 
     def test_factors_are_found_by_subject_and_kind(self, store: Store) -> None:
         """Newest first; an empty subject means everyone's."""
-        code = Factor(id="f1", kind="totp", subject="ann", created=_NOON, public={"digits": 6}, secret=b"\0sealed")
-        key = replace(code, id="f2", kind="signature", attestation=1, secret=b"", failures=(_NOON, _NOON + 0.5))
+        code = Factor(id="f1", kind="totp", subject="ann", created=NOON, public={"digits": 6}, secret=b"\0sealed")
+        key = replace(code, id="f2", kind="signature", attestation=1, secret=b"", failures=(NOON, NOON + 0.5))
         other = replace(code, id="f3", subject="bob", public={"nested": {"list": [1, 2.5, None, True, "é"]}})
         for factor in (code, key, other):
             store.factors.add(factor)
@@ -336,7 +243,7 @@ class PeopleContract:
 
     def test_one_time_step_is_accepted_once_by_many_threads(self, store: Store) -> None:
         """A factor's counter moves by compare-and-swap."""
-        factor = Factor(id="f1", kind="totp", subject="ann", created=_NOON, public={})
+        factor = Factor(id="f1", kind="totp", subject="ann", created=NOON, public={})
         store.factors.add(factor)
         won = race(lambda racer: store.factors.swap(factor, replace(factor, counter=racer + 1, version=1)))
         assert won.count(True) == 1
@@ -368,8 +275,8 @@ class MemoryContract:
 
     def test_a_session_keeps_its_first_owner(self, store: Store) -> None:
         """Until it is dropped; and servers do not share sessions."""
-        store.sessions.bind("git", "s1", "robot", _NOON)
-        store.sessions.bind("git", "s1", "mallory", _NOON + 1)
+        store.sessions.bind("git", "s1", "robot", NOON)
+        store.sessions.bind("git", "s1", "mallory", NOON + 1)
         assert store.sessions.owner("git", "s1") == "robot"
         assert store.sessions.owner("files", "s1") is None
         store.sessions.drop("git", "s1")
@@ -398,78 +305,7 @@ class MemoryContract:
         assert store.pins.accept("git") == 0
 
 
-class ConsentContract:
-    """What `guard.notices.Notices` and `guard.ports.Emergencies` promise, and how much waits for people."""
-
-    def test_what_waits_is_counted_by_the_group_that_is_asked(self, store: Store) -> None:
-        """Only while somebody may still answer, and only where a person can."""
-        machine = replace(example_challenge(1), requirement=Requirement(frozenset({Demand.POSSESSION}), "oncall"))
-        for challenge in (
-            machine,
-            example_challenge(2),
-            example_challenge(3),
-            replace(example_challenge(4), expires=0),
-        ):
-            store.challenges.open_or_join(challenge)
-        assert store.challenges.waiting(_NOON) == {"payments-oncall": 2}
-        assert store.challenges.swap(example_challenge(2), satisfied(example_challenge(2)), durable=False)
-        assert store.challenges.waiting(_NOON) == {"payments-oncall": 1}
-        assert not store.challenges.waiting(_NOON + 900)
-
-    def test_what_was_decided_comes_newest_first(self, store: Store) -> None:
-        """Pending ones and those of others are left out."""
-        for number in (1, 2, 3):
-            challenge = store.challenges.open_or_join(example_challenge(number))
-            if number < 3:  # noqa: PLR2004 - the last one waits
-                assert store.challenges.swap(challenge, satisfied(challenge), durable=False)
-        found = store.challenges.decided("deployer", 10)
-        assert [one.id for one in found] == [example_challenge(2).id, example_challenge(1).id]
-        assert [one.id for one in store.challenges.decided("deployer", 1)] == [example_challenge(2).id]
-        assert not store.challenges.decided("somebody", 10)
-
-    def test_a_notice_is_due_until_it_was_told(self, store: Store) -> None:
-        """Each stage for itself; a claim keeps others away for a while only."""
-        challenge, notices = store.challenges.open_or_join(example_challenge()), store.notices
-        assert not notices.due(Stage.OPENED, _NOON, after=1, limit=9)
-        assert notices.due(Stage.OPENED, _NOON + 1, after=1, limit=9) == (challenge,)
-        assert not notices.due(Stage.OPENED, _NOON + 1, after=1, limit=9, without={"deployer"})
-        assert not notices.due(Stage.ESCALATED, _NOON + 449, after=1, limit=9)
-        assert notices.due(Stage.ESCALATED, _NOON + 450, after=1, limit=9) == (challenge,)
-        assert notices.claim(challenge.id, Stage.OPENED, _NOON + 1)
-        assert not notices.due(Stage.OPENED, _NOON + 2, after=1, limit=9)
-        assert not notices.claim(challenge.id, Stage.OPENED, _NOON + 2)
-        assert notices.due(Stage.OPENED, _NOON + 200, after=1, limit=9) == (challenge,)
-        assert notices.claim(challenge.id, Stage.OPENED, _NOON + 200)
-        notices.told(challenge.id, Stage.OPENED, _NOON + 201)
-        assert not notices.due(Stage.OPENED, _NOON + 800, after=1, limit=9)
-        assert not notices.claim(challenge.id, Stage.OPENED, _NOON + 800)
-        assert not notices.due(Stage.ESCALATED, _NOON + 900, after=1, limit=9)
-
-    def test_one_of_many_tells_people(self, store: Store) -> None:
-        """Whoever claims first."""
-        challenge = store.challenges.open_or_join(example_challenge())
-        won = race(lambda _: store.notices.claim(challenge.id, Stage.OPENED, _NOON))
-        assert won.count(True) == 1
-
-    def test_one_emergency_waits_for_its_review_however_many_try(self, store: Store) -> None:
-        """And the next one may come after it."""
-
-        def smash(number: int) -> bool:
-            made = Emergency(challenge=f"c_{number}", subject="ann", at=_NOON, reason="fire", ticket="INC-1")
-            return store.emergencies.add(made)
-
-        assert race(smash).count(True) == 1
-        [waiting] = store.emergencies.since(_NOON)
-        assert not store.emergencies.review("c_other", by="ben", verdict="right", at=_NOON + 1)
-        assert store.emergencies.review(waiting.challenge, by="ben", verdict="right", at=_NOON + 1)
-        assert not store.emergencies.review(waiting.challenge, by="cy", verdict="wrong", at=_NOON + 2)
-        assert not store.emergencies.since(_NOON)
-        [reviewed] = store.emergencies.since(_NOON - 1)
-        assert (reviewed.reviewer, reviewed.verdict) == ("ben", "right")
-        assert smash(_RACERS + 1)
-
-
-class StoreContract(ChallengeContract, PeopleContract, MemoryContract, ConsentContract):
+class StoreContract(ChallengeContract, PeopleContract, IntentContract, MemoryContract, ConsentContract):
     """What `guard.ports.Store` promises: inherit it, and override the fixture."""
 
     @pytest.fixture

@@ -1,0 +1,98 @@
+"""`/v1/intents`: CI publishes a signed intent here, from a machine that is not the guard's.
+
+Publishing needs no credential beside the manifest's own signature, by a key that was enrolled for it; an agent's key
+opens nothing here either. Listing is behind the gate like everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from http import HTTPStatus
+from typing import Final
+
+import anyio.to_thread
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from guard.errors import ProofError, WireError
+from guard.intents import Intent, Intents, Publisher
+from guard.model import Json
+from guard.ports import Clock
+from guard.stepup.intent import parse
+from guard.web.bodies import raw_body
+from guard.web.listing import query
+from guard.wire.strict import read
+
+LISTED: Final = 200
+
+
+class IntentEndpoints:
+    """The handlers of both methods."""
+
+    def __init__(self, publisher: Publisher, intents: Intents, clock: Clock) -> None:
+        """Publish through `publisher`, list what is in `intents`."""
+        self._publisher, self._intents, self._clock = publisher, intents, clock
+
+    def routes(self) -> list[Route]:
+        """What the application of a listener adds."""
+        return [
+            Route("/v1/intents", self.publish, methods=["POST"]),
+            Route("/v1/intents", self.index, methods=["GET"]),
+        ]
+
+    async def publish(self, request: Request) -> Response:
+        """Take one DSSE envelope with a manifest: 201, and 200 where it was published before."""
+        value = read(await raw_body(request))
+        if not isinstance(value, Mapping):
+            raise WireError("the body is not one JSON object")
+        began = self._clock.now()
+        intent = await anyio.to_thread.run_sync(self._publisher.publish, value)
+        status = HTTPStatus.CREATED if intent.published >= began else HTTPStatus.OK
+        return JSONResponse(describe(intent, now=self._clock.now()), status_code=status)
+
+    async def index(self, request: Request) -> Response:
+        """The newest intents, by `agent`, `server` and `tool`."""
+        names = ("agent", "server", "tool")
+        asked = query(request, *names)
+        wanted = {name: asked.get(name, "") for name in names}
+        found = await anyio.to_thread.run_sync(partial(self._intents.find, **wanted, limit=LISTED))
+        now = self._clock.now()
+        return JSONResponse({"intents": [describe(one, now=now) for one in found]})
+
+
+def describe(intent: Intent, *, now: float) -> dict[str, Json]:
+    """An intent as JSON, without the arguments it names."""
+    described: dict[str, Json] = {
+        "id": intent.id,
+        "agent": intent.agent,
+        "server": intent.server,
+        "tool": intent.tool,
+        "state": "broken",
+        "published": intent.published,
+        "ends": intent.ends,
+        "used": intent.used,
+    }
+    try:
+        manifest = parse(intent.payload)
+    except ProofError:
+        return described
+    state = "live"
+    if intent.revoked:
+        state = "revoked"
+    elif intent.used >= manifest.uses:
+        state = "used up"
+    elif now >= manifest.ends:
+        state = "over"
+    elif now < manifest.begins:
+        state = "not yet"
+    return described | {
+        "state": state,
+        "signer": manifest.signer,
+        "key": manifest.key,
+        "begins": manifest.begins,
+        "uses": manifest.uses,
+        "ticket": manifest.ticket,
+        "reason": manifest.reason,
+    }
