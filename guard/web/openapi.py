@@ -165,6 +165,26 @@ _GRANT: Final = _object(
 _KEY: Final = _object({"thumbprint": _text(), "created": _NUMBER, "expires": _MAYBE, "revoked": _MAYBE})
 _AGENT: Final = _object({"name": _text(), "owner": _text(), "created": _NUMBER, "revoked": _MAYBE, "keys": _list(_KEY)})
 
+_INTENT: Final = _object(
+    {
+        "id": _text(),
+        "agent": _text(),
+        "server": _text(),
+        "tool": _text(),
+        "state": _text(enum=["live", "not yet", "over", "used up", "revoked", "broken"]),
+        "published": _NUMBER,
+        "begins": _NUMBER,
+        "ends": _NUMBER,
+        "uses": {"type": "integer"},
+        "used": {"type": "integer"},
+        "signer": _text(),
+        "key": _text(),
+        "ticket": _text(),
+        "reason": _text(),
+    },
+    optional=("begins", "uses", "signer", "key", "ticket", "reason"),
+)
+
 ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     Endpoint(
         "get",
@@ -272,6 +292,30 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
             }
         ),
         refusals=(400, 409, 410, 503),
+        login=False,
+    ),
+    Endpoint(
+        "get",
+        "/v1/intents",
+        "The newest signed intents, without the arguments they name",
+        _object({"intents": _list(_INTENT)}),
+        query={"agent": _text(), "server": _text(), "tool": _text()},
+        refusals=(400,),
+    ),
+    Endpoint(
+        "post",
+        "/v1/intents",
+        "Publish a signed intent (a DSSE envelope); its signature is the credential; 200 when it was there",
+        _INTENT,
+        status=201,
+        body=_object(
+            {
+                "payloadType": _text(),
+                "payload": _text(),
+                "signatures": _list(_object({"keyid": _text(), "sig": _text()}, optional=("keyid",))),
+            }
+        ),
+        refusals=(400, 409, 410, 429, 503),
         login=False,
     ),
 )
