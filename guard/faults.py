@@ -21,7 +21,6 @@ from guard.errors import ConfigError
 POINTS: Final = frozenset(
     {
         "call.received",
-        "drift.score",
         "decision.made",
         "challenge.opened",
         "proof.accepted",

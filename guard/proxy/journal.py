@@ -162,14 +162,13 @@ class Journal:
 
 def _finding_json(finding: Finding) -> dict[str, Json]:
     """What a signal saw, as the ledger spells it."""
-    fields: dict[str, Json] = {
+    return {
         "signal": finding.signal,
         "cause": str(finding.cause),
         "band": finding.band.name.lower(),
         "code": str(finding.reason.code),
         "evidence": finding.reason.evidence,
     }
-    return fields | {"nats": round(finding.nats, 6)} if finding.nats else fields
 
 
 def _tags_json(tags: Classification) -> dict[str, Json]:

@@ -291,9 +291,7 @@ class HttpExchange:
             ending=ended,
             result_bytes=relay.size,
             status=relay.status,
-            state=wanted_state(body := b"".join(relay.kept or ())),
-            body=body,
-            cut=relay.kept is None,
+            state=wanted_state(b"".join(relay.kept or ())),
         )
 
     def rewrite(self, message: Request) -> None:
