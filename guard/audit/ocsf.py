@@ -54,6 +54,7 @@ FAILED: Final = frozenset(
         "challenge.expired",
         "challenge.staled",
         "grant.revoked",
+        "intent.rejected",
         "notice.failed",
         "policy.rejected",
         "proof.rejected",

@@ -92,6 +92,7 @@ def test_every_record_is_an_ecs_document_with_words_of_the_schema(event: str) ->
         ("call.concluded", {"outcome": "refused"}, 2, "failure"),
         ("call.unknown", {}, 2, "unknown"),
         ("challenge.expired", {}, 2, "failure"),
+        ("intent.rejected", {}, 2, "failure"),
     ],
 )
 def test_what_did_not_come_about_is_a_failure(
