@@ -85,12 +85,14 @@ class BreakGlassFactor:
         return self._codes.works(proof.factor)
 
     def _person(self, challenge: Challenge, name: str) -> Approver:
-        """The person: known, no agent, and not the one the agent acts for."""
+        """The person: known, no agent, not the one the agent acts for, and nobody the requirement bars."""
         person = _live(self._approvers, self._agents, name)
         principal, agent = challenge.principal, self._agents.get(challenge.principal.subject)
         doubted = {principal.subject, principal.owner, principal.on_behalf_of, agent.owner if agent else ""}
         if name.casefold() in {one.casefold() for one in doubted if one}:
             raise ProofWrongApproverError(f"{name} owns the agent; somebody else has to break the glass")
+        if name.casefold() in {one.casefold() for one in challenge.requirement.barred}:
+            raise ProofWrongApproverError(f"{name} changed the policy last; somebody else has to break the glass")
         return person
 
     def _require_room(self, now: float) -> None:

@@ -32,8 +32,9 @@ from guard.intents import Beforehand
 from guard.model import Challenge, Grant, Json, Proof, ProofClass, State
 from guard.people import Precedent
 from guard.ports import Clock, FactorVerifier, Ledger, ListVerifier, Store
+from guard.quorum import INTENT
 from guard.reasons import Code
-from guard.requirement import satisfied
+from guard.requirement import broken, satisfied
 from guard.stepup import records
 from guard.stepup.beforehand import Offers
 from guard.stepup.limits import Bounds, Limits
@@ -290,8 +291,8 @@ class Ceremony:
 
     async def _keep(self, approved: Challenge) -> None:
         """Keep what a person approved, so that the next approver of this tool sees what differs."""
-        consented = any(proof.proof_class is ProofClass.CONSENT for proof in approved.proofs)
-        if not self._remember or approved.state is not State.SATISFIED or not consented:
+        seen = any(one.proof_class is ProofClass.CONSENT and one.kind != INTENT for one in approved.proofs)
+        if not self._remember or approved.state is not State.SATISFIED or not seen or broken(approved.proofs):
             return
         precedent = Precedent.of(approved, self._remember)
         with suppress(UnavailableError):  # it is kept for show; the vote counts without it

@@ -25,7 +25,7 @@ from guard.errors import (
 from guard.factors.approval import ApprovalFactor
 from guard.factors.break_glass import KIND, BreakGlassFactor, review
 from guard.factors.totp import TotpFactor
-from guard.model import Challenge, Demand, Json, State
+from guard.model import Challenge, Demand, Json, Requirement, State
 from guard.ports import Agent, Approver
 from guard.stepup.ceremony import Ceremony
 from guard.stepup.machine import EMERGENCY_SECONDS
@@ -181,6 +181,44 @@ async def test_without_any_of_it_the_glass_holds(
     assert station.store.challenges.get(challenge.id) == challenge
     assert not station.store.emergencies.since(0)
     assert station.ledger.events[-1] == "proof.rejected"
+
+
+async def test_who_changed_the_policy_breaks_no_glass_under_it_and_leaves_none_to_review(station: Station) -> None:
+    made = replace(
+        nouns.challenge(Demand.TWO_PEOPLE, opened=station.clock.wall, expires=station.clock.wall + 600),
+        requirement=Requirement(frozenset({Demand.TWO_PEOPLE}), barred=frozenset({"Ann"})),
+    )
+    challenge = await station.ceremony.open(made)
+    evidence = station.evidence(challenge)
+    with pytest.raises(ProofWrongApproverError, match="changed the policy last"):
+        await station.ceremony.prove(challenge.id, KIND, evidence)
+    assert not station.store.emergencies.since(0)
+    other = await station.pause(2)
+    unspent = {**station.evidence(other), "code": evidence["code"]}
+    assert (await station.ceremony.prove(other.id, KIND, unspent)).state is State.SATISFIED
+
+
+@pytest.mark.parametrize("glass", [True, False], ids=["emergency", "approval"])
+async def test_only_what_people_approved_is_kept_to_compare_the_next_call_with(station: Station, glass: bool) -> None:
+    store, clock = station.store, station.clock
+    approval = ApprovalFactor(store.approvers, store.agents, {"totp": station.everyday}, solo=False)
+    verifiers = {KIND: station.glass, "approval": approval}
+    station.ceremony = Ceremony(store, station.ledger, clock, verifiers=verifiers, cool_down=0, remember=3600)
+    for name in ("ann", "ben"):
+        store.approvers.put(Approver(name=name, groups=frozenset({"approvers"}), created=START))
+    challenge = await station.pause(1, Demand.TWO_PEOPLE, strict=False)
+
+    async def approve(name: str) -> None:
+        evidence = station.evidence(challenge, name, code=station.phones[name].at(clock.wall))
+        await station.ceremony.prove(challenge.id, "approval", evidence)
+
+    await approve("ann")
+    await (station.smash(challenge, "ben") if glass else approve("ben"))
+    found = store.challenges.get(challenge.id)
+    assert found is not None
+    assert found.state is State.SATISFIED
+    kept = store.people.precedents.get(found.server, found.kind, found.name, clock.wall)
+    assert (kept is None) is glass
 
 
 async def test_an_everyday_code_breaks_no_glass_and_a_glass_code_approves_nothing(station: Station) -> None:
