@@ -147,7 +147,7 @@ class ApprovalFactor:
             raise ProofInvalidError(detail=f"there is no approver {name!r}")
         if _same(name, challenge.principal.subject) or self._agents.get(name) is not None:
             raise ProofWrongApproverError("an agent cannot consent")
-        groups = challenge.requirement.groups | set(asked(challenge, self._escalate, at))
+        groups = asked(challenge, self._escalate, at)
         if person.groups.isdisjoint(groups):
             raise ProofWrongApproverError(f"{name} is not in the group {' or '.join(sorted(groups))}")
         return person

@@ -180,7 +180,7 @@ class Dispatcher:
         """Put one notice into the queue of every channel that reaches somebody it is for."""
         groups = asked(challenge, self._escalate, now)
         if stage is Stage.ESCALATED:
-            groups = groups[1:]
+            groups = groups[len(challenge.requirement.groups) :]
             if groups:
                 self._ledger.append("challenge.escalated", records.identity(challenge) | {"approver_group": groups[0]})
         told = notice(challenge, stage, groups=groups, public_url=self._public_url, now=now)

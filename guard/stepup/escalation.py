@@ -1,6 +1,7 @@
-"""Whom a challenge asks at which moment: its group, and after half of its time the next one as well. Pure.
+"""Whom a challenge asks at which moment: its groups, and after half of its time the next one as well. Pure.
 
-What must be proven stays the same; only who may prove it widens, and never for a machine.
+What must be proven stays the same; only who may prove it widens, and never for a machine. A place that the policy
+gives to a named group stays that group's.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ def half_time(challenge: Challenge) -> float:
 
 
 def asked(challenge: Challenge, escalate: Mapping[str, str], at: float) -> tuple[str, ...]:
-    """The groups whose members may decide at `at`, the first one first.
+    """The groups whose members may decide at `at`: the requirement's, its approvers first, then the next one.
 
-    `escalate` names the next group by the one asked first; one step, so nobody is asked who was not named.
+    `escalate` names the next group by that of the approvers; one step, so nobody is asked who was not named.
     """
-    first = challenge.requirement.approvers
+    requirement = challenge.requirement
+    first = requirement.approvers
+    named = (first, *sorted(requirement.groups - {first}))
     following = escalate.get(first, first)
-    return (first,) if following == first or not at >= half_time(challenge) else (first, following)
+    return named if following in named or not at >= half_time(challenge) else (*named, following)

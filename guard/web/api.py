@@ -40,7 +40,7 @@ from guard.web.bodies import challenge_id, json_body, word
 from guard.web.gate import refusal
 from guard.web.listing import cursor, describe, query, seconds, wanted, whole
 from guard.web.services import Services
-from guard.web.visits import by, groups, visitor
+from guard.web.visits import by, groups, may_see, visitor
 
 WAIT_SECONDS: Final = 30.0
 WAITERS: Final = 256
@@ -91,9 +91,10 @@ async def seen(services: Services, request: Request) -> Challenge:
         NotFoundError: there is none, or it is none of their groups'; nobody learns which.
         IdentityError: nobody is logged in.
     """
-    identifier, visible_to = challenge_id(request), groups(request)
+    identifier = challenge_id(request)
+    groups(request)  # nobody learns anything without a login
     found = await anyio.to_thread.run_sync(services.store.challenges.get, identifier)
-    if found is None or (visible_to is not None and found.requirement.approvers not in visible_to):
+    if found is None or not may_see(request, found):
         raise NotFoundError(f"there is no challenge {identifier}")
     return found
 

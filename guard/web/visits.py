@@ -21,6 +21,7 @@ from starlette.responses import Response
 
 from guard.config import Console
 from guard.errors import IdentityError
+from guard.model import Challenge
 from guard.people import Login, Logins
 from guard.ports import Approver, Approvers, Clock
 from guard.reasons import Code
@@ -46,6 +47,11 @@ class Visitor:
     def name(self) -> str:
         """The person's name."""
         return self.person.name
+
+    def may_see(self, challenge: Challenge) -> bool:
+        """Whether a group of theirs is, or may yet be, asked about this challenge."""
+        requirement = challenge.requirement
+        return requirement.approvers in self.sees or not self.person.groups.isdisjoint(requirement.groups)
 
     def vouches(self, token: str) -> bool:
         """Whether this is the token of this very login."""
@@ -133,6 +139,18 @@ def groups(request: Request) -> frozenset[str] | None:
     if found is None:
         raise IdentityError(reason=Code.NO_CREDENTIAL)
     return found.sees
+
+
+def may_see(request: Request, challenge: Challenge) -> bool:
+    """Whether whoever asks may see this challenge; the owner of the local socket sees all.
+
+    Raises:
+        IdentityError: nobody is logged in.
+    """
+    if groups(request) is None:
+        return True
+    found = visitor(request)
+    return found is not None and found.may_see(challenge)
 
 
 def by(request: Request) -> str:

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from guard.config import Config
-from guard.model import Challenge, State
+from guard.model import Challenge, ProofClass, Quorum, State
 from guard.notices import Stage
 from guard.notify import words
 from guard.notify.signing import key_of, signed
@@ -104,6 +104,14 @@ async def test_a_signed_order_denies_in_the_name_of_the_person_behind_the_user(h
     assert (answer.status_code, answer.json()) == (200, {"id": challenge.id, "state": "denied"})
     record = house.ledger.last("challenge.denied")
     assert (record["by"], record["because"]) == ("ann", "not on a Friday (by chat)")
+
+
+async def test_whoever_a_quorum_asks_may_deny_as_well(house: House) -> None:
+    quorums = frozenset({Quorum(proof_class=ProofClass.CONSENT, group="elsewhere")})
+    wanted = replace(nouns.challenge().requirement, quorums=quorums)
+    challenge = await house.ceremony.open(nouns.challenge(requirement=wanted))
+    assert (await house.post(house.order(challenge, user="U3"))).status_code == 200
+    assert house.ledger.last("challenge.denied")["by"] == "eve"
 
 
 async def test_an_order_sent_again_changes_nothing_and_is_void_after_five_minutes(house: House) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guard.errors import ChannelError
-from guard.model import Challenge, Demand, Proof, ProofClass, State
+from guard.model import Challenge, Demand, Proof, ProofClass, Quorum, State
 from guard.notices import Notice, Stage
 from guard.notify import dispatch
 from guard.notify.dispatch import ATTEMPTS, LONGEST_IN_QUEUE, Budget, Dispatcher, Route, back_off
@@ -259,6 +259,30 @@ def test_no_agent_has_more_than_its_share_in_any_minute(asks: list[tuple[str, fl
 
 
 moments = st.floats(-1e6, 1e6) | st.just(math.nan)
+
+
+def test_every_group_the_policy_asks_is_asked_from_the_start_and_a_further_one_after_half_time() -> None:
+    quorums = frozenset({Quorum(proof_class=ProofClass.CONSENT, group="security")})
+    wanted = replace(nouns.challenge().requirement, approvers="oncall", quorums=quorums)
+    challenge = nouns.challenge(requirement=wanted)
+    late, named = half_time(challenge), ("oncall", "security")
+    assert asked(challenge, {"oncall": "leads"}, late - 1) == named
+    assert asked(challenge, {"oncall": "leads"}, late) == (*named, "leads")
+    assert asked(challenge, {"oncall": "security", "security": "leads"}, late) == named
+
+
+async def test_escalation_tells_only_the_group_that_was_not_asked_before(town: Town) -> None:
+    quorums = frozenset({Quorum(proof_class=ProofClass.CONSENT, group="security")})
+    challenge = town.open(requirement=replace(nouns.challenge().requirement, quorums=quorums))
+    ear = Ear()
+    async with town.telling(screen=ear):
+        await town.until(lambda: ear.heard)
+        town.clock.wall = half_time(challenge)
+        await town.until(lambda: len(ear.heard) > 1)
+    assert [(one.stage, one.groups) for one in ear.heard] == [
+        (Stage.OPENED, ("approvers", "security")),
+        (Stage.ESCALATED, ("managers",)),
+    ]
 
 
 @given(moments, st.dictionaries(st.sampled_from("ab"), st.sampled_from("abc")))
