@@ -27,7 +27,7 @@ test-slow: $(READY)  ## long property and crash runs
 	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -m slow --timeout 1800
 
 mutants: $(READY)    ## mutation score of guard/stepup/ and guard/factors/ (NAMES="guard.stepup.intent*" for a part)
-	@tools/uv sync --quiet --frozen --extra hsm --group mutants
+	@tools/uv sync --quiet --frozen --extra hsm --extra notify --group mutants
 	@$(BIN)/python tools/mutants.py $(NAMES)
 
 check: $(READY)      ## lint, format, types, layers, lengths, generated documents

@@ -37,22 +37,19 @@ log = structlog.get_logger()
 PATIENCE: Final = 2.0
 """Seconds a caller waits for the disk before its call is refused."""
 
-SHARED: Final = 4096
+SHARED: Final = 1024
 """Sets of shared fields whose encoding is kept."""
 
 INTERVAL: Final = 0.005
 """Seconds after which a record nobody waits for is brought to disk."""
 
-FOLLOWED: Final = frozenset({"decision.made", "grant.consumed"})
-"""Events that another record of the same call follows, mostly within milliseconds: its fsync serves both."""
-
 PATIENT: Final = 0.05
-"""Seconds a record of such an event waits for the one that follows."""
+"""Seconds a record that another one of the same call follows waits for the fsync that serves both."""
 
 HELD: Final = 64 * 1024
 """Bytes of noted records that may wait in memory."""
 
-HEAD_INTERVAL: Final = 0.25
+HEAD_INTERVAL: Final = 0.025
 """Seconds between two heads stored under a steady stream of such records."""
 
 RETRY: Final = 0.25
@@ -162,7 +159,7 @@ class FileLedger:
             lock.release()
         waker = self._waker
         if waker is not None:
-            waker.wake(soon=event not in FOLLOWED)
+            waker.wake(soon=not _followed(event, fields))
         return seq
 
     def _share(self, same: Mapping[str, Json]) -> record.Shared:
@@ -309,6 +306,15 @@ class FileLedger:
 def _seconds(time: str) -> float:
     """Unix seconds of a record's time; 0 for none."""
     return datetime.fromisoformat(time).timestamp() if time else 0.0
+
+
+def _followed(event: str, fields: Mapping[str, Json]) -> bool:
+    """Whether another record of the same call follows, mostly within milliseconds.
+
+    A challenge's own, or the intent, follows the decision that demands one; the outcome follows a spent grant. What
+    is permitted without either may take long, and its decision is brought to disk as soon as any other record.
+    """
+    return event == "grant.consumed" or (event == "decision.made" and fields.get("decision") == "challenge")
 
 
 class _Waker:

@@ -44,6 +44,8 @@ LINGER: Final = 1.0
 """Seconds a refused connection is read and ignored before it is closed."""
 HEADS_LIMIT: Final = 8
 """Heads of one connection that are known again."""
+HEADS_BYTES: Final = 8 * 1024
+"""Bytes of them together; they are kept before anybody is known to be who they say."""
 
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTH: Final = len(b"\r\nContent-Length: ")
@@ -189,10 +191,13 @@ class StrictProtocol(asyncio.Protocol):
 
     def _remember(self, head: Head) -> None:
         """Know a head again; what a parser may have understood otherwise than as these bytes is left to the parser."""
-        if self._new and len(self._heads) < HEADS_LIMIT and not any(name in _FRAMING for name, _ in head.headers):
-            headers = [pair for pair in head.headers if pair[0] != b"content-length"]
-            known = Head(head.method, head.target, headers, path=head.path, query=head.query)
-            self._heads[self._new] = known
+        if not self._new or len(self._new) > HEADS_BYTES or any(name in _FRAMING for name, _ in head.headers):
+            return
+        heads = self._heads
+        headers = [pair for pair in head.headers if pair[0] != b"content-length"]
+        heads[self._new] = Head(head.method, head.target, headers, path=head.path, query=head.query)
+        while len(heads) > HEADS_LIMIT or sum(map(len, heads)) > HEADS_BYTES:
+            del heads[next(iter(heads))]
 
     def pause_writing(self) -> None:
         """Hold back the application until the caller has read."""

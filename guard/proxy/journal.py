@@ -17,6 +17,7 @@ from guard.reasons import Code, Reason
 log = structlog.get_logger()
 
 _KEPT: Final = 1024
+_LONG: Final = 256  # characters of a name (a URI may have thousands) with which nothing is kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,7 @@ class Journal:
     """Turns the steps of a call into records; arguments leave only as keyed digests.
 
     Most of a record is the same for every call of one agent to one tool. That part is one object, kept here,
-    which the ledger encodes once.
+    which the ledger encodes once, from the second call on: what comes only once shall not fill its memory.
     """
 
     def __init__(self, ledger: Ledger, redactor: Redactor, same_uid: Collection[str] = ()) -> None:
@@ -47,15 +48,18 @@ class Journal:
         Raises:
             LedgerUnavailableError: it cannot be written, so the call must not go on.
         """
-        call, common = judged.call, self._circumstances(judged)
+        call = judged.call
+        common, again = self._circumstances(judged)
         fields = self._details(judged)
         fields["decision"] = type(decision).__name__.lower()
         if call.kind != "protocol":
             fields["args"] = self._redactor.arguments(call.arguments, judged.classification.log)
         if isinstance(decision, Deny) or (isinstance(decision, Permit) and decision.grant):
             self._ledger.append("decision.made", common | fields | {"reasons": reasons_json(decision.reasons)})
-        else:
+        elif again:
             self._ledger.append("decision.made", fields, common)
+        else:
+            self._ledger.append("decision.made", common | fields)
         faults.point("decision.made")
 
     async def intend(self, judged: Judged, grant: Grant, *, continues: str = "") -> None:
@@ -64,7 +68,7 @@ class Journal:
         Raises:
             LedgerUnavailableError: it is not known to be on disk, so the grant must not be spent.
         """
-        fields = self._circumstances(judged) | self._details(judged) | _ids(grant)
+        fields = self._circumstances(judged)[0] | self._details(judged) | _ids(grant)
         if continues:
             fields["continues"] = continues
         await self._ledger.append_durably("call.forwarded", fields | {"phase": "intent"})
@@ -73,23 +77,28 @@ class Journal:
     def concluded(self, call: Call, outcome: str, grant: Grant | None = None, **fields: Json) -> None:
         """Write how a call ended; what happened has happened, so a full disk is reported and no more."""
         key = (call.principal.subject, call.server, call.name, outcome)
-        common = self._ends.get(key) or self._end(key)
+        own: dict[str, Json] = {"call_id": call.id} | fields
+        common = self._ends.get(key)
+        if common is None:
+            own = self._end(key) | own
         try:
             if grant is not None:
-                self._ledger.append("call.concluded", {"call_id": call.id} | fields | _ids(grant), common)
+                self._ledger.append("call.concluded", own | _ids(grant), common)
             else:
-                self._ledger.note("call.concluded", {"call_id": call.id} | fields, common)
+                self._ledger.note("call.concluded", own, common)
         except LedgerUnavailableError as error:
             log.error("outcome.unrecorded", call_id=call.id, outcome=outcome, detail=error.detail)  # noqa: TRY400
 
     def _end(self, key: tuple[str, str, str, str]) -> dict[str, Json]:
-        """What all calls that ended so have in common."""
-        if len(self._ends) >= _KEPT:
-            self._ends.clear()
+        """What all calls that ended so have in common; kept for the next one."""
         subject, server, tool, outcome = key
-        end: dict[str, Json] = {"principal": subject, "server": server, "tool": tool}
-        self._ends[key] = end | {"phase": "outcome", "outcome": outcome}
-        return self._ends[key]
+        end: dict[str, Json] = {"principal": subject, "server": server, "tool": tool, "phase": "outcome"}
+        end["outcome"] = outcome
+        if len(tool) <= _LONG:
+            if len(self._ends) >= _KEPT:
+                self._ends.clear()
+            self._ends[key] = end
+        return end
 
     def rejected(self, *, server: str, source: Source, principal: Principal | None, error: Exception) -> None:
         """Write a message that was refused before or outside a decision; changes nothing when it cannot."""
@@ -123,20 +132,23 @@ class Journal:
             fields["findings"] = [_finding_json(finding) for finding in judged.findings]
         return fields
 
-    def _circumstances(self, judged: Judged) -> dict[str, Json]:
-        """Who asked for what from where, and what its tags say: one object for all calls that have this in common."""
+    def _circumstances(self, judged: Judged) -> tuple[dict[str, Json], bool]:
+        """Who asked for what from where, and what its tags say; whether an earlier call had the very same object."""
         call, tags = judged.call, judged.classification
         who, source = call.principal, call.source
         key = (
-            id(tags), who.subject, who.credential, source.address, source.client,
+            id(tags), who.subject, who.credential, source.transport, source.address, source.client,
             call.server, call.method, call.kind, call.name, call.definition,
         )  # fmt: skip
         known = self._common.get(key)
-        if known is None:
+        if known is not None:
+            return known[1], True
+        fields = self._who(call) | _tags_json(tags)
+        if len(call.name) <= _LONG:
             if len(self._common) >= _KEPT:
                 self._common.clear()
-            known = self._common[key] = tags, self._who(call) | _tags_json(tags)  # the tags live as long as their id
-        return known[1]
+            self._common[key] = tags, fields  # the tags live as long as their id means them
+        return fields, False
 
     def _who(self, call: Call) -> dict[str, Json]:
         """Who asked for what, from where."""

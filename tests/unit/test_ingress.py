@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from uvicorn.server import ServerState
 
 from guard.proxy.crowd import Crowd
-from guard.proxy.ingress import StrictProtocol
+from guard.proxy.ingress import HEADS_BYTES, HEADS_LIMIT, StrictProtocol
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -233,6 +233,23 @@ async def test_a_known_head_in_pieces_or_with_more_behind_it_is_framed_by_the_pa
     heard.clear()
     await connection.says(post(b"abc") + post(b"def"))
     assert b"HTTP/1.1 400" in connection.transport.sent[-1]  # a second request before the answer to the first
+
+
+async def test_what_is_kept_of_heads_is_bounded_before_anybody_is_known() -> None:
+    heard: list[tuple[object, bytes]] = []
+    connection = Connection(repeating(heard))
+    for number in range(40):
+        await connection.says(post(b"x", f"X-Name: {number}", f"X-Long: {'a' * 3000}"))
+    assert sum(map(len, connection.protocol._heads)) <= HEADS_BYTES
+    for number in range(40):
+        await connection.says(post(b"x", f"X-Name: {number}"))
+    assert len(connection.protocol._heads) == HEADS_LIMIT
+    for _ in range(2):
+        await connection.says(post(b"x", f"X-Long: {'a' * HEADS_BYTES}"))
+    assert heard[-1][0] is not heard[-2][0]
+    await connection.says(post(b"x", "X-Name: 39"))
+    await connection.says(post(b"x", "X-Name: 39"))
+    assert heard[-1][0] is heard[-2][0], "the newest ones are known"
 
 
 @pytest.mark.parametrize("line", ["Connection: close", "Expect: 100-continue", "Transfer-Encoding: chunked"])

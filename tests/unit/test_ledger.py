@@ -19,7 +19,7 @@ import pytest
 from guard import faults
 from guard.audit import lane as lane_module
 from guard.audit import record
-from guard.audit.ledger import FileLedger
+from guard.audit.ledger import FileLedger, _followed
 from guard.audit.verify import verify
 from guard.errors import LedgerUnavailableError
 from tests.unit.ledger_world import HandClock, MemoryLanes, events_of, file_of, lines_of, root_of
@@ -219,7 +219,7 @@ def test_a_planted_lane_is_never_adopted(tmp_path: Path, lanes: MemoryLanes, clo
 _WRITER = """
 import sys
 from pathlib import Path
-from guard.audit.ledger import FileLedger
+from guard.audit.ledger import FileLedger, _followed
 from guard.clock import SystemClock
 from tests.unit.ledger_world import MemoryLanes
 import anyio
@@ -286,6 +286,23 @@ async def test_a_noted_record_reaches_the_disk_by_itself(tmp_path: Path, lanes: 
         group.cancel_scope.cancel()
     assert events_of(tmp_path) == ["call.concluded"]
     ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("event", "fields", "waits"),
+    [
+        ("decision.made", {"decision": "permit"}, False),
+        ("decision.made", {"decision": "deny"}, False),
+        ("decision.made", {"decision": "challenge"}, True),
+        ("grant.consumed", {}, True),
+        ("call.concluded", {}, False),
+        ("call.rejected", {}, False),
+    ],
+)
+def test_only_what_another_record_follows_waits_for_its_fsync(
+    event: str, fields: dict[str, str], *, waits: bool
+) -> None:
+    assert _followed(event, fields) is waits
 
 
 def test_notes_that_nothing_follows_do_not_pile_up_in_memory(
@@ -378,7 +395,7 @@ def test_a_full_disk_refuses_records_leaves_no_half_line_and_recovers(
 _FULL = """
 import resource, signal, sys
 from pathlib import Path
-from guard.audit.ledger import FileLedger
+from guard.audit.ledger import FileLedger, _followed
 from guard.errors import LedgerUnavailableError
 from guard.clock import SystemClock
 from tests.unit.ledger_world import MemoryLanes, file_of
