@@ -35,6 +35,7 @@ class Heard:
     @property
     def answer(self) -> Answer:
         """The last message, which is the response."""
+        assert self.messages, self
         return Answer(self.messages[-1], self.status)
 
 

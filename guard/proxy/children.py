@@ -35,6 +35,8 @@ PAUSE: Final = (0.0, 1.0, 2.0, 5.0, 15.0, 60.0)
 _LACKING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 """What this process or the system is short of for a while, which is no fault of the tool server's."""
 _CHECK: Final = 1.0
+_GRACE_PLACE: Final = 0.5
+"""Seconds a new child waits for a place: who just read an answer may be ahead of the guard noting its end."""
 _GRACE_LAST_LINES: Final = 0.5
 _GRACE_ANSWERS: Final = 0.6
 _GRACE_HANDLERS: Final = 0.1
@@ -165,6 +167,9 @@ class Children:
 
     async def _start(self, conversation: Conversation) -> Link:
         server, subject, kind, _ = conversation.key
+        with anyio.move_on_after(_GRACE_PLACE):
+            while self._lacking(subject)[0] > 0:
+                await self._freed.wait()
         ends = self._ends.get((server, subject, kind))
         if self._stopping.is_set() or self._group is None:
             raise UpstreamError(sent=False, reason=Code.STOPPING)
@@ -194,15 +199,23 @@ class Children:
                 link.dismiss()
         return link
 
-    def _make_room(self, subject: str) -> None:
-        """See that one more child of this principal is within the limits, at the cost of its own idle ones only."""
+    def _lacking(self, subject: str) -> tuple[int, list[_Life]]:
+        """How many places one more child of this principal lacks, and whom it may take the others from.
+
+        Those are idle ones of its own only, the longest idle first.
+        """
         staying = [life for life in self._lives if not life.leaving]
         own = [life for life in staying if life.conversation.key.subject == subject]
-        needed = max(len(own) - self._most_each, len(staying) - self._most) + 1
+        needed = max(0, len(own) + 1 - self._most_each, len(staying) + 1 - self._most)
         idle = sorted((life for life in own if life.idle), key=lambda life: life.conversation.used)
-        if needed > len(idle):
+        return needed - len(idle), idle[:needed]
+
+    def _make_room(self, subject: str) -> None:
+        """See that one more child of this principal is within the limits."""
+        lacking, given_up = self._lacking(subject)
+        if lacking > 0:
             raise UpstreamError(sent=False, reason=Code.TOO_MANY_CHILDREN)
-        for life in idle[: max(0, needed)]:
+        for life in given_up:
             self._retire(life, "another one needs its place")
 
     @staticmethod

@@ -170,8 +170,11 @@ async def voted(actor: Actor) -> None:
     actor.note(f"{'approved' if approve else 'denied'}: {again}")
     if again in {"paused", "ran" if not approve else "paused"}:
         actor.book.fault(actor.story, f"after the vote: {again}")
-    if again == "ran" and actor.judge(await actor.call(server, "wipe", arguments), arguments) != "paused":
-        actor.book.fault(actor.story, "a spent grant let a call through")
+    if again == "ran":
+        third = actor.judge(await actor.call(server, "wipe", arguments), arguments)
+        actor.note(f"once more after it ran: {third}")  # refused, when too many wait for the people already
+        if third == "ran":
+            actor.book.fault(actor.story, "a spent grant let a call through")
 
 
 async def left(actor: Actor) -> None:
