@@ -133,16 +133,18 @@ class Relay:
         headers = returning(answer.headers)
         if answer.status in _BODILESS:
             headers = [pair for pair in headers if pair[0] != b"content-length"]
+        streams = is_stream(answer.headers)
+        # Of a tool server that ends before the first byte of its answer's body, the caller shall hear words.
+        piece = b"" if streams else await answer.chunk()
         self.begun, self.status = True, answer.status
         await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        streams = is_stream(answer.headers)
         listing = None
         if self._observe is not None and answer.status < _ERRORS:
             listing = Listing(self._observe, streamed=streams)
         watch = Unfinished() if self.missing and answer.status < _ERRORS and streams else None
         drained = False
         while not drained:
-            piece = await answer.chunk()
+            piece = piece or await answer.chunk()
             drained = answer.drained
             if watch is not None and self.missing is not None:
                 watch.take(piece)
@@ -151,14 +153,19 @@ class Relay:
                     return
             if listing is not None:
                 listing.take(piece, last=drained)
-            self.size += len(piece)
-            if self.size > ANSWER_LIMIT and not streams:
-                raise UpstreamError(sent=True)
-            if self.kept is not None:
-                self.kept.append(piece)
-                if self.size > self.limit:
-                    self.kept = None
+            self._keep(piece, streams=streams)
             await self._send({"type": "http.response.body", "body": piece, "more_body": not drained})
+            piece = b""
+
+    def _keep(self, piece: bytes, *, streams: bool) -> None:
+        """Count a piece, and keep it as long as the answer is short enough to be looked at."""
+        self.size += len(piece)
+        if self.size > ANSWER_LIMIT and not streams:
+            raise UpstreamError(sent=True)
+        if self.kept is not None:
+            self.kept.append(piece)
+            if self.size > self.limit:
+                self.kept = None
 
     async def _say_missing(self, answer: Answer, piece: bytes, said: bytes) -> None:
         """End a stream that ended in order, but without the answer, so that nobody waits for that for ever."""

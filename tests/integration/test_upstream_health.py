@@ -17,6 +17,7 @@ from guard.errors import ConfigError, UpstreamError
 from guard.proxy.metadata import Metadata
 from guard.proxy.upstream import Upstreams
 from guard.reasons import Code
+from guard.wire import reply
 from tests.guards import Serving
 from tests.integration.test_http_front import CALL, INITIALIZE, Permissive, Upstream, plain, stage
 from tests.integration.test_tls import certificate
@@ -138,6 +139,21 @@ async def test_what_one_server_answers_never_harms_the_next_call_or_another_serv
             await guard.call({**CALL, "id": "bad"})
         assert (await guard.call())[0] == 200
         assert (await guard.call(key="KEY-b"))[0] == 200
+
+
+async def test_of_a_server_that_ends_between_head_and_body_the_caller_hears_words() -> None:
+    async def respond(upstream: Upstream, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    handler = Permissive()
+    async with stage(handler, Upstream(respond)) as guard:
+        status, _, body = await guard.call()
+    assert (status, json.loads(body)["error"]["code"]) == (200, reply.REFUSED)
+    [outcome] = handler.outcomes
+    assert isinstance(outcome, UpstreamError)
+    assert outcome.sent
 
 
 @pytest.mark.parametrize("stage_of_hang", ["connecting", "answering", "pausing"])
