@@ -32,6 +32,8 @@ from guard.errors import LedgerUnavailableError, StoreUnavailableError
 from guard.model import Json
 from guard.ports import Clock, Lane, Lanes
 
+_CLOSED: Final = "the ledger is closed"
+
 log = structlog.get_logger()
 
 PATIENCE: Final = 2.0
@@ -141,18 +143,18 @@ class FileLedger:
     ) -> int:
         shared = record.NOTHING if same is None else self._shared.get(id(same)) or self._share(same)
         fields = {**fields, **self._solo} if self._solo else fields
-        self._require_healthy()
-        lock = self._lock
-        if not (lock.acquire(blocking=False) or lock.acquire(timeout=PATIENCE)):
-            raise LedgerUnavailableError(detail="the disk does not answer")
+        lock, clock, tree = self._lock, self._clock, self._lane.tree
+        if self._trouble or not (lock.acquire(blocking=False) or lock.acquire(timeout=PATIENCE)):
+            raise LedgerUnavailableError(detail=self._trouble or "the disk does not answer")
         try:
-            self._require_healthy()
-            now, mono = self._clock.now(), self._clock.mono()
+            if self._trouble:
+                raise LedgerUnavailableError(detail=self._trouble)
+            now, mono = clock.now(), clock.mono()
             ahead = (now - self._now) - (mono - self._mono)
             if now < self._now or STEP < ahead < math.inf:
                 step: dict[str, Json] = {"from": record.rfc3339(self._now), **self._solo}
-                put(record.line(self._lane.tree.size, now, mono, self._boot, event="clock.stepped", fields=step))
-            seq = self._lane.tree.size
+                put(record.line(tree.size, now, mono, self._boot, event="clock.stepped", fields=step))
+            seq = tree.size
             put(record.line(seq, now, mono, self._boot, event=event, fields=fields, shared=shared))
             self._now, self._mono = now, mono
         finally:
@@ -168,12 +170,6 @@ class FileLedger:
             self._shared.clear()
         shared = self._shared[id(same)] = record.Shared.of(same)
         return shared
-
-    def _require_healthy(self) -> None:
-        if self._closed:
-            raise LedgerUnavailableError(detail="the ledger is closed")
-        if self._trouble:
-            raise LedgerUnavailableError(detail=self._trouble)
 
     async def append_durably(self, event: str, fields: Mapping[str, Json]) -> int:
         """Write one record and return its sequence number once it is on disk and its head in the store.
@@ -235,7 +231,7 @@ class FileLedger:
             if head or quiet or now - self._head_at >= HEAD_INTERVAL:
                 self._put_head(mark.tree.size, mark.tree.root())
                 self._head_at = now
-            self._trouble = ""
+            self._trouble = _CLOSED if self._closed else ""
         except LedgerUnavailableError as error:
             self._trouble = error.detail or error.public
             raise
@@ -298,7 +294,7 @@ class FileLedger:
                 self.append("ledger.sealed", {"records": tree.size, "root": tree.root().hex()})
             self._flush(head=True)
         finally:
-            self._closed = True
+            self._closed, self._trouble = True, _CLOSED
             if not self._flushing.locked():
                 self._lane.close()
 

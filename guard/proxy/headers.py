@@ -112,7 +112,7 @@ def returning(headers: Headers) -> list[tuple[bytes, bytes]]:
 
 def is_stream(headers: Headers) -> bool:
     """Whether an answer says that it is an event stream."""
-    return any(name == b"content-type" and b"text/event-stream" in value.lower() for name, value in headers)
+    return b"text/event-stream" in b",".join([value for name, value in headers if name == b"content-type"]).lower()
 
 
 def first(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes:

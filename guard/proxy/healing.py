@@ -24,7 +24,7 @@ import structlog
 from guard.errors import UpstreamError
 from guard.model import Json
 from guard.proxy.documents import Listing
-from guard.proxy.headers import Headers, first, is_stream, outgoing
+from guard.proxy.headers import Headers, first, outgoing
 from guard.proxy.sessions import SessionOwners
 from guard.proxy.setups import GONE, SESSION, SUCCESS, NoStreamError, Said, Session, SessionLostError, Share, said
 from guard.proxy.upstream import Answer, Upstreams
@@ -243,7 +243,7 @@ def how(message: Message) -> How:
 async def _result(answer: Answer) -> Json:
     """The result in an answer; None when there is none within bounds."""
     found: list[bytes] = []
-    listing, size = Listing(found.append, streamed=is_stream(answer.headers)), 0
+    listing, size = Listing(found.append, streamed=answer.streams), 0
     while not answer.drained and size <= ANSWER_LIMIT:
         piece = await answer.chunk()
         size += len(piece)

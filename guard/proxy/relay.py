@@ -14,7 +14,7 @@ from guard.proxy.asking import EventStream, Questions, handshake, require_messag
 from guard.proxy.connection import Connection
 from guard.proxy.documents import Listing, Unfinished, ending, wanted_state
 from guard.proxy.exchange import Arrival, Ending, Outcome
-from guard.proxy.headers import Headers, first, is_stream, returning
+from guard.proxy.headers import Headers, first, returning
 from guard.proxy.healing import Accept, Healer, How, how
 from guard.proxy.pause import refused_text
 from guard.proxy.sessions import SessionOwners
@@ -133,7 +133,7 @@ class Relay:
         headers = returning(answer.headers)
         if answer.status in _BODILESS:
             headers = [pair for pair in headers if pair[0] != b"content-length"]
-        streams = is_stream(answer.headers)
+        streams = answer.streams
         # Of a tool server that ends before the first byte of its answer's body, the caller shall hear words.
         piece = b"" if streams else await answer.chunk()
         self.begun, self.status = True, answer.status
@@ -203,6 +203,7 @@ class HttpExchange:
         "_events",
         "_healer",
         "_message",
+        "_method",
         "_questions",
         "_send",
         "_session",
@@ -226,7 +227,8 @@ class HttpExchange:
         healer: Healer,
     ) -> None:
         self._arrival = arrival
-        self._message = arrival.message
+        self._message = message = arrival.message
+        self._method = "" if isinstance(message, Response) else message.method
         self._questions = questions
         self._session = (arrival.server, session, arrival.principal.subject)
         self._events: EventStream | None = None
@@ -261,7 +263,7 @@ class HttpExchange:
             UpstreamError: nothing was answered to the caller; see `guard.proxy.exchange.Exchange`.
         """
         arrival, message, method = self._arrival, self._message, self._method
-        relay = self._relay()
+        relay: Relay
 
         async def attempt(headers: Headers, accept: Accept | None) -> bool:
             nonlocal relay
@@ -278,7 +280,7 @@ class HttpExchange:
             finally:
                 self.answered = relay.begun
 
-        session = b"" if method == "initialize" else first(self._stated.headers, b"mcp-session-id")
+        session = b"" if method == "initialize" else self._stated.fields.get(b"mcp-session-id", b"")
         belongs = how(arrival.message)
         try:
             whole = await self._healer.carry(
@@ -320,11 +322,6 @@ class HttpExchange:
                 with anyio.CancelScope(shield=True):
                     await events.say(reply.withdrawn(question))
         return asked.response
-
-    @property
-    def _method(self) -> str:
-        message = self._arrival.message
-        return "" if isinstance(message, Response) else message.method
 
     def _relay(self) -> Relay:
         observe = self._upstreams.observe if self._method == "tools/list" else None

@@ -62,14 +62,15 @@ class Answer:
     otherwise.
     """
 
-    __slots__ = ("_connection", "_patience", "_release", "headers", "status")
+    __slots__ = ("_connection", "_patience", "_release", "headers", "status", "streams")
 
     def __init__(self, connection: Connection, release: Callable[[Connection], None], patience: float) -> None:
         self.status = connection.status
         self.headers: Headers = connection.headers
         self._connection = connection
         self._release = release
-        self._patience = None if is_stream(self.headers) else patience
+        self.streams = is_stream(self.headers)
+        self._patience = None if self.streams else patience
 
     @property
     def drained(self) -> bool:

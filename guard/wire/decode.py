@@ -37,6 +37,7 @@ MAX_VERSION: Final = 64
 """Characters of an unknown version that are repeated to whoever asked for it."""
 _REQUEST: Final = frozenset({"jsonrpc", "id", "method", "params"})
 _ANSWERS: Final = (frozenset({"jsonrpc", "id", "result"}), frozenset({"jsonrpc", "id", "error"}))
+_OBJECTS: Final = frozenset({"arguments", "task", "inputResponses", "_meta"})
 _ERROR: Final = frozenset({"code", "message", "data"})
 _READABLE: Final = frozenset({Code.NUMBER, Code.AMBIGUOUS, Code.ENCODING})
 _SPELLED_AS_FRACTION: Final = re.compile(r":[ \t\n\r]*+-?[0-9]++[.eE]")
@@ -156,8 +157,8 @@ def _check_params(name: str, known: Method, params: Mapping[str, Json]) -> None:
             raise WireError("a tool name is 1 to 128 of the characters A-Z a-z 0-9 _ . -", rpc_code=INVALID_PARAMS)
         if known.kind == "prompt" and (len(named) > _MAX_NAME or not named.isprintable()):
             raise WireError(f"a prompt name is at most {_MAX_NAME} printable characters", rpc_code=INVALID_PARAMS)
-    for member in ("arguments", "task", "inputResponses", "_meta"):
-        if member in params and not isinstance(params[member], dict):
+    for member in _OBJECTS & params.keys():
+        if not isinstance(params[member], dict):
             raise WireError(f"params.{member} must be an object", rpc_code=INVALID_PARAMS)
     if isinstance(meta := params.get("_meta"), dict):
         _check_envelope(meta)

@@ -28,7 +28,7 @@ import json
 import re
 import sys
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from decimal import Decimal
 from itertools import accumulate
 from math import isinf
@@ -98,22 +98,26 @@ def spelled(raw: bytes) -> Json:
         same = orjson.dumps(value) == raw
     except ValueError:
         return None
-    return value if same and _unequivocal((value,)) else None
+    return value if same and _unequivocal(value) else None
 
 
-def _unequivocal(values: Iterable[Json]) -> bool:
+def _unequivocal(whole: Json) -> bool:
     """Whether all member names stay distinct when folded, and all numbers are integers that everybody holds."""
-    for value in values:
+    values = [whole]
+    for value in values:  # which grows on the way
         kind = type(value)
-        if kind is str or value is None or kind is bool:
+        if kind is str:
             continue
-        if isinstance(value, dict):
-            if not (_distinct(value) and _unequivocal(value.values())):
+        if type(value) is dict:
+            if not _distinct(value):
                 return False
-        elif isinstance(value, list):
-            if not _unequivocal(value):
+            values += value.values()
+        elif type(value) is list:
+            values += value
+        elif type(value) is int:
+            if not -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER:
                 return False
-        elif not (isinstance(value, int) and -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER):
+        elif kind is float:
             return False
     return True
 
@@ -167,7 +171,7 @@ def _object(pairs: list[tuple[str, Json]]) -> Mapping[str, Json]:
 def _distinct(names: Collection[str]) -> bool:
     """Whether no two member names differ only in letter case or Unicode form."""
     joined = "".join(names)
-    if len(names) < 2 or (joined.isascii() and joined.islower()):  # noqa: PLR2004 - one name has no double
+    if (joined.islower() and joined.isascii()) or len(names) < 2:  # noqa: PLR2004 - one name has no double
         return True
     return len({_folded(name) for name in names}) == len(names)
 
