@@ -65,7 +65,7 @@ tools:
 """
 
 
-def until(condition: Callable[[], object], what: str, *, within: float = 10.0) -> None:
+def until(condition: Callable[[], object], what: str, *, within: float = 30.0) -> None:
     """Poll what another process brings about; fails with `what` when it does not come in time."""
     deadline = time.monotonic() + within
     while not condition():
@@ -305,7 +305,7 @@ class World:
         """What the last record of each lane says."""
         return set({entry.lane: entry.event for entry in Reader(self.state).read()}.values())
 
-    def wait_for(self, event: str, *, count: int = 1, within: float = 10.0) -> None:
+    def wait_for(self, event: str, *, count: int = 1, within: float = 30.0) -> None:
         """Wait until the ledger holds that many records of an event."""
         until(lambda: len(self.records(event)) >= count, f"{count} records {event}", within=within)
 

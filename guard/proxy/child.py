@@ -13,6 +13,7 @@ coarser: runtimes like Node reserve far more of that than they ever use.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -143,8 +144,8 @@ class Child:
         """Exit code, negative for a signal; None while it runs."""
         return self._process.returncode
 
-    async def write(self, message: bytes) -> None:
-        """Write one line. The caller holds `turn`.
+    async def write(self, message: bytes, patience: float = math.inf) -> None:
+        """Write one line, within `patience` seconds if the child does not take it at once. The caller holds `turn`.
 
         Raises:
             UpstreamError: with `sent` telling whether any byte may have been read.
@@ -154,7 +155,11 @@ class Child:
         before = self._stdin.written
         self._broken = True  # stays so unless the line is written whole: nothing may ever follow half a line
         try:
-            await self._stdin.send(message + b"\n")
+            if rest := self._stdin.offer(message + b"\n"):
+                with anyio.fail_after(patience):
+                    await self._stdin.send(rest)
+        except TimeoutError:
+            raise UpstreamError("the tool server does not read what it is sent", sent=True) from None
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             raise UpstreamError(sent=self._stdin.written > before) from error
         self._broken = False

@@ -98,6 +98,16 @@ class PipeWriter(ByteSendStream):
             anyio.BrokenResourceError: the other end is gone.
             anyio.ClosedResourceError: this end was closed.
         """
+        while item := self.offer(item):
+            await anyio.wait_writable(self._fd)
+
+    def offer(self, item: bytes) -> bytes:
+        """Write what the system takes at once; return the rest.
+
+        Raises:
+            anyio.BrokenResourceError: the other end is gone.
+            anyio.ClosedResourceError: this end was closed.
+        """
         rest = memoryview(item)
         while rest:
             if self._fd < 0:
@@ -105,12 +115,12 @@ class PipeWriter(ByteSendStream):
             try:
                 count = os.write(self._fd, rest)
             except BlockingIOError:
-                await anyio.wait_writable(self._fd)
-                continue
+                break
             except OSError as error:
                 raise anyio.BrokenResourceError from error
             self.written += count
             rest = rest[count:]
+        return bytes(rest)
 
     async def aclose(self) -> None:
         """Close the descriptor, once; who waits on it gets a ClosedResourceError."""

@@ -98,10 +98,7 @@ class StdioExchange:
             if self._gone:
                 raise UpstreamError(Code.CALLER_LEFT.meaning, sent=False, reason=Code.CALLER_LEFT)
             self.sent = True
-            with anyio.move_on_after(self._timeout) as bound:
-                await self._child.write(self._raw)
-            if bound.cancelled_caught:
-                raise UpstreamError("the tool server does not read what it is sent", sent=True)
+            await self._child.write(self._raw, self._timeout)
         if not isinstance(self.message, Request):
             return Outcome(ending=Ending.OK)
         self._done = anyio.Event()

@@ -28,6 +28,7 @@ from guard.proxy.stdio import StdioFront
 from guard.reasons import Code
 from guard.wire import reply
 from guard.wire.decode import Request
+from tests.world import until
 
 pytestmark = pytest.mark.anyio
 
@@ -512,6 +513,7 @@ async def test_an_id_whose_answer_may_still_come_late_cannot_be_used_again(journ
         assert (await agent.read())["result"]["isError"] is True
         await agent.call(1, "note")
         assert (await agent.read())["id"] is None
+        await anyio.to_thread.run_sync(until, lambda: bool(agent.journal()), "the tool server is up and has the call")
     assert [error.reason for error in gate.refusals] == [Code.DUPLICATE_ID]
     assert [entry["tool"] for entry in agent.journal()] == ["mute"]
 
