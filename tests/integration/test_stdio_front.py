@@ -513,7 +513,7 @@ async def test_an_id_whose_answer_may_still_come_late_cannot_be_used_again(journ
         assert (await agent.read())["result"]["isError"] is True
         await agent.call(1, "note")
         assert (await agent.read())["id"] is None
-        await anyio.to_thread.run_sync(until, lambda: bool(agent.journal()), "the tool server is up and has the call")
+        await anyio.to_thread.run_sync(until, lambda: journal.exists() and agent.journal(), "the call has arrived")
     assert [error.reason for error in gate.refusals] == [Code.DUPLICATE_ID]
     assert [entry["tool"] for entry in agent.journal()] == ["mute"]
 
