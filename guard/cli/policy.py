@@ -12,7 +12,9 @@ from pathlib import Path
 import click
 
 from guard.app import desk
-from guard.config import IRREVERSIBLE, Config, load
+from guard.cli import policy_options as options
+from guard.cli.policy_start import scaffold
+from guard.config import IRREVERSIBLE, Config
 from guard.errors import NotFoundError
 from guard.factors import break_glass
 from guard.lab.check import check as check_folder
@@ -21,27 +23,6 @@ from guard.policy.directory import PolicyDirectory
 from guard.policy.schema import schema as policy_schema
 from guard.policy.tree import Mistake
 
-_config = click.option(
-    "--config",
-    "file",
-    type=click.Path(path_type=Path),
-    default=Path("guard.toml"),
-    show_default=True,
-    help="guard.toml; without one, ./tool_policies is read",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="print JSON")
-
-
-def _settings(file: Path) -> tuple[Path, Config | None]:
-    """The folder of policies and the configuration; only the default file may be absent."""
-    if not file.exists() and click.get_current_context().get_parameter_source("file") is not (
-        click.core.ParameterSource.COMMANDLINE
-    ):
-        click.echo(f"{file} does not exist; reading ./tool_policies", err=True)
-        return Path("tool_policies"), None
-    config = load(file)
-    return config.policies, config
-
 
 @click.group()
 def policy() -> None:
@@ -49,15 +30,15 @@ def policy() -> None:
 
 
 @policy.command()
-@_config
-@_json
+@options.config
+@options.as_json
 @click.option("--strict", is_flag=True, help="fail on warnings too")
 def check(file: Path, as_json: bool, strict: bool) -> None:
     """Check every policy file.
 
     Prints FILE:LINE:COLUMN: MESSAGE, one a line. Exits with 2 on a mistake (with --strict on a warning, too).
     """
-    folder, config = _settings(file)
+    folder, config = options.settings(file)
     report = check_folder(folder, config, _able(config, file))
     if as_json:
         found = [_data("mistake", one) for one in report.mistakes] + [_data("warning", one) for one in report.warnings]
@@ -97,14 +78,14 @@ def _data(severity: str, found: Mistake) -> dict[str, str | int]:
 
 @policy.command()
 @click.argument("call", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
-@_config
-@_json
+@options.config
+@options.as_json
 def explain(call: Path, file: Path, as_json: bool) -> None:
     """Explain what a call would have to prove, and why.
 
     CALL is a JSON file (or - for stdin): {"server": "git", "tool": "git_reset", "arguments": {}, "principal": "robot"}.
     """
-    folder, config = _settings(file)
+    folder, config = options.settings(file)
     policies = PolicyDirectory(folder).load()
     irreversible = config.irreversible if config is not None else frozenset(IRREVERSIBLE)
     raw = sys.stdin.buffer.read() if str(call) == "-" else call.read_bytes()
@@ -115,7 +96,7 @@ def explain(call: Path, file: Path, as_json: bool) -> None:
 @policy.command()
 @click.argument("server")
 @click.argument("tool", default="")
-@_config
+@options.config
 def pin(server: str, tool: str, file: Path) -> None:
     """Accept the tool definitions seen last from SERVER, for one TOOL or for all of them.
 
@@ -136,8 +117,11 @@ def pin(server: str, tool: str, file: Path) -> None:
 
 
 @policy.command()
-@_config
+@options.config
 def schema(file: Path) -> None:
     """Print the JSON Schema of policy files, for editors."""
     del file
     click.echo(json.dumps(policy_schema(), indent=2))
+
+
+policy.add_command(scaffold)
