@@ -14,6 +14,7 @@ import click
 from guard.app import desk
 from guard.cli import policy_options as options
 from guard.cli.policy_start import scaffold
+from guard.cli.policy_try import diff, replay, test
 from guard.config import IRREVERSIBLE, Config
 from guard.errors import NotFoundError
 from guard.factors import break_glass
@@ -124,4 +125,5 @@ def schema(file: Path) -> None:
     click.echo(json.dumps(policy_schema(), indent=2))
 
 
-policy.add_command(scaffold)
+for _verb in (scaffold, test, replay, diff):
+    policy.add_command(_verb)

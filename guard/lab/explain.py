@@ -190,12 +190,12 @@ def explain(policies: PolicySet, raw: bytes, *, file: str, irreversible: frozens
     except WireError as error:
         raise ConfigError(error.public, file=file) from error
     found = classify(policies, call, now=now, definition_changed=asked.definition_changed)
-    cases = tuple((case, required(found, _findings(doubts), irreversible=irreversible)[0]) for case, doubts in CASES)
+    cases = tuple((case, required(found, supposed(doubts), irreversible=irreversible)[0]) for case, doubts in CASES)
     _, reasons = required(found, (), irreversible=irreversible)
     return Explanation(call=call, classification=found, cases=cases, reasons=reasons)
 
 
-def _findings(doubts: tuple[tuple[Doubt, Band], ...]) -> tuple[Finding, ...]:
+def supposed(doubts: tuple[tuple[Doubt, Band], ...]) -> tuple[Finding, ...]:
     """Findings such as drift would make; only their cause and band count for a requirement."""
     return tuple(
         Finding(signal="supposed", cause=cause, band=band, reason=Reason(Code.NEW_NETWORK)) for cause, band in doubts
