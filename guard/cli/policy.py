@@ -13,10 +13,10 @@ import click
 
 from guard.app import desk
 from guard.cli import policy_options as options
+from guard.cli.policy_pin import pin
 from guard.cli.policy_start import scaffold
 from guard.cli.policy_try import diff, replay, test
 from guard.config import IRREVERSIBLE, Config
-from guard.errors import NotFoundError
 from guard.factors import break_glass
 from guard.lab.check import check as check_folder
 from guard.lab.explain import explain as explain_call
@@ -95,29 +95,6 @@ def explain(call: Path, file: Path, as_json: bool) -> None:
 
 
 @policy.command()
-@click.argument("server")
-@click.argument("tool", default="")
-@options.config
-def pin(server: str, tool: str, file: Path) -> None:
-    """Accept the tool definitions seen last from SERVER, for one TOOL or for all of them.
-
-    A tool whose definition changed since it was pinned needs a person's consent until this is done.
-    """
-    with desk(file) as services:
-        changed = [pin for pin in services.store.pins.all(server) if pin.pinned != pin.seen and tool in {"", pin.tool}]
-        if not changed:
-            message = f"no tool of {server} differs from its pin" if not tool else f"{tool} of {server} is as pinned"
-            raise NotFoundError(message)
-        for one in changed:
-            services.ledger.append(
-                "tool.pinned", {"server": server, "tool": one.tool, "pinned": one.seen, "before": one.pinned}
-            )
-        services.store.pins.accept(server, tool)
-    for one in changed:
-        click.echo(one.tool)
-
-
-@policy.command()
 @options.config
 def schema(file: Path) -> None:
     """Print the JSON Schema of policy files, for editors."""
@@ -125,5 +102,5 @@ def schema(file: Path) -> None:
     click.echo(json.dumps(policy_schema(), indent=2))
 
 
-for _verb in (scaffold, test, replay, diff):
+for _verb in (scaffold, pin, test, replay, diff):
     policy.add_command(_verb)

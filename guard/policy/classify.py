@@ -88,12 +88,14 @@ def classify(
     *,
     now: float,
     definition_changed: bool = False,
+    change: str = "",
     hint_destructive: bool = False,
 ) -> Classification:
     """What the tags say about `call` at `now` (Unix seconds).
 
-    `definition_changed`: the tool is not as it was when it was pinned. `hint_destructive`: the server's
-    own annotations say so in as many words. Never raises for a call that `guard.wire` let through.
+    `definition_changed`: the tool is not as it was when it was pinned; `change` says in which words.
+    `hint_destructive`: the server's own annotations say so in as many words. Never raises for a call that
+    `guard.wire` let through.
     """
     if call.kind == "protocol":
         return Classification(
@@ -108,7 +110,7 @@ def classify(
         )
     pin = pinned(policies, call.server, call.name) if call.kind == "tool" else ""
     if definition_changed or (pin and pin != call.definition):
-        unknown = "" if call.definition or not pin else "the file pins it, and the server was not heard listing it yet"
+        unknown = "the file pins it, and nobody has listed it yet" if pin and not call.definition else change
         found = replace(
             found,
             sensitivity=found.sensitivity.raised(),
