@@ -102,12 +102,17 @@ class Lane:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pin:
-    """The tool definition trusted on first use (`pinned`) and the one seen last (`seen`)."""
+    """The tool definition trusted on first use (`pinned`) and the one seen last (`seen`), by digest.
+
+    `pinned_text` and `seen_text` are their JSON texts; "" where none was kept, because it was too long.
+    """
 
     server: str
     tool: str
     pinned: str
     seen: str
+    pinned_text: str = ""
+    seen_text: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,8 +281,11 @@ class Sessions(Protocol):
 class Pins(Protocol):
     """Tool definitions trusted on first use."""
 
-    def see(self, server: str, definitions: Mapping[str, str]) -> Sequence[Pin]:
-        """Record the listed definitions (tool → digest), pinning new tools; return the pins that now differ."""
+    def see(self, server: str, definitions: Mapping[str, str], texts: Mapping[str, str] | None = None) -> Sequence[Pin]:
+        """Record the listed definitions (tool → digest), pinning new tools; return the pins that now differ.
+
+        `texts` are their JSON texts, for those that are short enough to be kept.
+        """
 
     def all(self, server: str) -> Sequence[Pin]:
         """Every pin of a server."""

@@ -12,35 +12,17 @@ from pathlib import Path
 import click
 
 from guard.app import desk
-from guard.config import IRREVERSIBLE, Config, load
-from guard.errors import NotFoundError
+from guard.cli import policy_options as options
+from guard.cli.policy_pin import pin
+from guard.cli.policy_start import scaffold
+from guard.cli.policy_try import diff, replay, test
+from guard.config import IRREVERSIBLE, Config
 from guard.factors import break_glass
 from guard.lab.check import check as check_folder
 from guard.lab.explain import explain as explain_call
 from guard.policy.directory import PolicyDirectory
 from guard.policy.schema import schema as policy_schema
 from guard.policy.tree import Mistake
-
-_config = click.option(
-    "--config",
-    "file",
-    type=click.Path(path_type=Path),
-    default=Path("guard.toml"),
-    show_default=True,
-    help="guard.toml; without one, ./tool_policies is read",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="print JSON")
-
-
-def _settings(file: Path) -> tuple[Path, Config | None]:
-    """The folder of policies and the configuration; only the default file may be absent."""
-    if not file.exists() and click.get_current_context().get_parameter_source("file") is not (
-        click.core.ParameterSource.COMMANDLINE
-    ):
-        click.echo(f"{file} does not exist; reading ./tool_policies", err=True)
-        return Path("tool_policies"), None
-    config = load(file)
-    return config.policies, config
 
 
 @click.group()
@@ -49,15 +31,15 @@ def policy() -> None:
 
 
 @policy.command()
-@_config
-@_json
+@options.config
+@options.as_json
 @click.option("--strict", is_flag=True, help="fail on warnings too")
 def check(file: Path, as_json: bool, strict: bool) -> None:
     """Check every policy file.
 
     Prints FILE:LINE:COLUMN: MESSAGE, one a line. Exits with 2 on a mistake (with --strict on a warning, too).
     """
-    folder, config = _settings(file)
+    folder, config = options.settings(file)
     report = check_folder(folder, config, _able(config, file))
     if as_json:
         found = [_data("mistake", one) for one in report.mistakes] + [_data("warning", one) for one in report.warnings]
@@ -97,14 +79,14 @@ def _data(severity: str, found: Mistake) -> dict[str, str | int]:
 
 @policy.command()
 @click.argument("call", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
-@_config
-@_json
+@options.config
+@options.as_json
 def explain(call: Path, file: Path, as_json: bool) -> None:
     """Explain what a call would have to prove, and why.
 
     CALL is a JSON file (or - for stdin): {"server": "git", "tool": "git_reset", "arguments": {}, "principal": "robot"}.
     """
-    folder, config = _settings(file)
+    folder, config = options.settings(file)
     policies = PolicyDirectory(folder).load()
     irreversible = config.irreversible if config is not None else frozenset(IRREVERSIBLE)
     raw = sys.stdin.buffer.read() if str(call) == "-" else call.read_bytes()
@@ -113,31 +95,12 @@ def explain(call: Path, file: Path, as_json: bool) -> None:
 
 
 @policy.command()
-@click.argument("server")
-@click.argument("tool", default="")
-@_config
-def pin(server: str, tool: str, file: Path) -> None:
-    """Accept the tool definitions seen last from SERVER, for one TOOL or for all of them.
-
-    A tool whose definition changed since it was pinned needs a person's consent until this is done.
-    """
-    with desk(file) as services:
-        changed = [pin for pin in services.store.pins.all(server) if pin.pinned != pin.seen and tool in {"", pin.tool}]
-        if not changed:
-            message = f"no tool of {server} differs from its pin" if not tool else f"{tool} of {server} is as pinned"
-            raise NotFoundError(message)
-        for one in changed:
-            services.ledger.append(
-                "tool.pinned", {"server": server, "tool": one.tool, "pinned": one.seen, "before": one.pinned}
-            )
-        services.store.pins.accept(server, tool)
-    for one in changed:
-        click.echo(one.tool)
-
-
-@policy.command()
-@_config
+@options.config
 def schema(file: Path) -> None:
     """Print the JSON Schema of policy files, for editors."""
     del file
     click.echo(json.dumps(policy_schema(), indent=2))
+
+
+for _verb in (scaffold, pin, test, replay, diff):
+    policy.add_command(_verb)

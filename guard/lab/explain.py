@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from guard.errors import ConfigError, WireError
 from guard.model import Band, Call, Classification, Doubt, Finding, Json, Principal, Requirement, Source
-from guard.policy.classify import PolicySet, classify
+from guard.policy.classify import PolicySet, classify, pinned
 from guard.reasons import Code, Reason
 from guard.requirement import required
 from guard.wire.canonical import call_digest, canonical, canonical_uri
@@ -142,8 +142,8 @@ def question(raw: bytes, file: str) -> Question:
         raise ConfigError(f"expected {{server, tool, arguments, principal}}: {said}", file=file) from error
 
 
-def call_of(asked: Question, arguments: Mapping[str, Json], *, now: float) -> Call:
-    """The call that the question is about, as the pipeline would see it.
+def call_of(asked: Question, arguments: Mapping[str, Json], *, now: float, definition: str = "") -> Call:
+    """The call that the question is about, as the pipeline would see it; `definition` is that of the tool.
 
     Raises:
         WireError: the resource has no canonical URI.
@@ -161,13 +161,13 @@ def call_of(asked: Question, arguments: Mapping[str, Json], *, now: float) -> Ca
         name=name,
         arguments=arguments,
         canonical=text,
-        definition="",
+        definition=definition,
         digest=call_digest(
             principal=who.subject,
             server=asked.server,
             kind=asked.kind,
             name=name,
-            definition="",
+            definition=definition,
             canonical_arguments=text,
         ),
         received=now,
@@ -185,16 +185,17 @@ def explain(policies: PolicySet, raw: bytes, *, file: str, irreversible: frozens
     arguments = value.get("arguments", {}) if isinstance(value, Mapping) else {}
     assert isinstance(arguments, Mapping), "the question was validated"
     try:
-        call = call_of(asked, arguments, now=now)
+        definition = pinned(policies, asked.server, asked.tool)
+        call = call_of(asked, arguments, now=now, definition=definition)
     except WireError as error:
         raise ConfigError(error.public, file=file) from error
     found = classify(policies, call, now=now, definition_changed=asked.definition_changed)
-    cases = tuple((case, required(found, _findings(doubts), irreversible=irreversible)[0]) for case, doubts in CASES)
+    cases = tuple((case, required(found, supposed(doubts), irreversible=irreversible)[0]) for case, doubts in CASES)
     _, reasons = required(found, (), irreversible=irreversible)
     return Explanation(call=call, classification=found, cases=cases, reasons=reasons)
 
 
-def _findings(doubts: tuple[tuple[Doubt, Band], ...]) -> tuple[Finding, ...]:
+def supposed(doubts: tuple[tuple[Doubt, Band], ...]) -> tuple[Finding, ...]:
     """Findings such as drift would make; only their cause and band count for a requirement."""
     return tuple(
         Finding(signal="supposed", cause=cause, band=band, reason=Reason(Code.NEW_NETWORK)) for cause, band in doubts

@@ -9,7 +9,8 @@ literal characters, then fewer stars), and globs that tie are joined. Then its r
   of that with it and that without it: if it would have lowered, it does not; if it would have raised, it does.
 
 Nothing that names the call leaves the file's default and always a step-up; no file for the server does the
-same with `sensitive`. A changed definition raises the sensitivity one step and asks for consent. A server's
+same with `sensitive`. A definition that changed, or is not the one the file pins, raises the sensitivity one
+step and asks for consent; so does one that the file pins and nobody has listed yet. A server's
 own word that a tool is destructive counts only for tools that no entry names, and makes them critical.
 """
 
@@ -87,12 +88,14 @@ def classify(
     *,
     now: float,
     definition_changed: bool = False,
+    change: str = "",
     hint_destructive: bool = False,
 ) -> Classification:
     """What the tags say about `call` at `now` (Unix seconds).
 
-    `definition_changed`: the tool is not as it was when it was pinned. `hint_destructive`: the server's
-    own annotations say so in as many words. Never raises for a call that `guard.wire` let through.
+    `definition_changed`: the tool is not as it was when it was pinned; `change` says in which words.
+    `hint_destructive`: the server's own annotations say so in as many words. Never raises for a call that
+    `guard.wire` let through.
     """
     if call.kind == "protocol":
         return Classification(
@@ -105,14 +108,22 @@ def classify(
             sensitivity=Sensitivity.CRITICAL,
             reasons=(*found.reasons, Reason(Code.HINT_DESTRUCTIVE, call.server)),
         )
-    if definition_changed:
+    pin = pinned(policies, call.server, call.name) if call.kind == "tool" else ""
+    if definition_changed or (pin and pin != call.definition):
+        unknown = "the file pins it, and nobody has listed it yet" if pin and not call.definition else change
         found = replace(
             found,
             sensitivity=found.sensitivity.raised(),
             demands=found.demands | {Demand.CONSENT},
-            reasons=(*found.reasons, Reason(Code.DEFINITION_CHANGED, call.server)),
+            reasons=(*found.reasons, Reason(Code.DEFINITION_CHANGED, call.server, unknown)),
         )
     return found
+
+
+def pinned(policies: PolicySet, server: str, tool: str) -> str:
+    """The digest to which the file of `server` pins the definition of `tool`; "" when it leaves that to the state."""
+    policy = policies.policies.get(server)
+    return policy.pins.get(tool, "") if policy is not None and policy.pins else ""
 
 
 def _by_tags(policies: PolicySet, call: Call, now: float) -> Classification:

@@ -26,6 +26,8 @@ from guard.policy.tree import MAX_BYTES, Mistake, Place
 from guard.policy.vocabulary import listing
 
 MAX_FILES: Final = 1000
+TESTS: Final = "tests"
+"""The folder beside the policies that holds their tests (`guard.lab.cases`); nothing in it is a policy."""
 QUIET: Final = 0.5
 
 _NOTES: Final = frozenset({".md", ".txt"})
@@ -119,7 +121,7 @@ def survey(folder: Path) -> Folder:
     for name in names[: MAX_FILES + 1]:
         place, path = Place(str(folder / name), 1, 1), inside / name
         if path.is_dir():
-            if not name.startswith("."):
+            if not name.startswith(".") and name != TESTS:
                 mistakes.append(Mistake(place, "folders within the folder of policies are not read; move the files up"))
             continue
         if _is_policy(name):

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 
 from guard.model import Demand, Quorum, Sensitivity
 from guard.policy.conditions import Condition
@@ -45,7 +46,8 @@ class Entry:
     """One tag: a name or glob, and what the owner says about what it matches.
 
     `name` is the entry's own name in records (`git.yaml#tools.git_reset`); `glob` is None for an exact
-    name. The file's default is an entry too, with an empty `pattern`.
+    name. The file's default is an entry too, with an empty `pattern`. `definition` pins the tool's definition by its
+    digest; "" leaves that to the state.
     """
 
     pattern: str
@@ -60,12 +62,16 @@ class Entry:
     log: frozenset[str] = frozenset()
     reason: str = ""
     review: bool = False
+    definition: str = ""
     rules: tuple[Rule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """One file. `entries` are by kind of call, in the order of the file; `authors` may not consent under it."""
+    """One file. `entries` are by kind of call, in the order of the file; `authors` may not consent under it.
+
+    `pins` are the digests of the definitions of tools that the file pins, by tool.
+    """
 
     file: str
     place: Place
@@ -76,3 +82,4 @@ class Policy:
     match: Match = Match.FIRST
     windows: Mapping[str, Window]
     authors: frozenset[str] = frozenset()
+    pins: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

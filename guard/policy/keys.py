@@ -40,6 +40,8 @@ ENTRY_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "log": "arguments that the ledger may hold in clear; all others are kept as keyed digests",
         "reason": "why it is tagged so, in the owner's words; shown to whoever is asked for a proof",
         "review": "true marks a tag that its owner has not looked at yet; `guard policy check` warns",
+        "definition": "digest of what the server says about this tool, as `guard policy scaffold` and `pin` print it; "
+        "any other definition counts one sensitivity higher and needs consent",
         "rules": "conditions under which something else holds",
     }
 )

@@ -28,6 +28,7 @@ MAX_WORDS: Final = 200
 
 SERVER: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _GROUP: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.@-]{0,63}", re.ASCII)
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _WINDOW: Final = re.compile(r"[a-z_][a-z0-9_]{0,31}", re.ASCII)
 
 _T = TypeVar("_T")
@@ -210,8 +211,21 @@ class _Reading:
             log=self.names(members, "log"),
             reason=self.text(members["reason"][1], "reason") if "reason" in members else "",
             review=self.flag(members["review"][1], "review") if "review" in members else False,
+            definition=self.digest(kind, pattern, members),
             rules=self.rules(name, members["rules"][1]) if "rules" in members else (),
         )
+
+    def digest(self, kind: str, pattern: str, members: Mapping[str, tuple[Scalar, Node]]) -> str:
+        """The pinned definition of one tool, or ""."""
+        if "definition" not in members:
+            return ""
+        key, node = members["definition"]
+        if kind != "tool" or is_glob(pattern, kind):
+            self.note(key.place, "one tool has a definition: pin each tool under its own name")
+        text = self.text(node, "definition")
+        if text and not _DIGEST.fullmatch(text):
+            self.note(node.place, "a definition is 64 hexadecimal digits; `guard policy scaffold` prints it")
+        return text
 
     def group(self, members: Mapping[str, tuple[Scalar, Node]]) -> str:
         """The approver group of a mapping, else the file's."""
@@ -265,6 +279,7 @@ class _Reading:
             match=match or Match.FIRST,
             windows=MappingProxyType(self.windows),
             authors=self.names(members, "authors"),
+            pins=MappingProxyType({one.pattern: one.definition for one in entries.get("tool", ()) if one.definition}),
         )
 
 

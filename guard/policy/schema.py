@@ -143,6 +143,7 @@ def _entry() -> dict[str, dict[str, Json]]:
         "log": {"anyOf": [_text(), {"type": "array", "items": _text()}]},
         "reason": _text(),
         "review": {"type": "boolean"},
+        "definition": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
         "rules": {"type": "array", "items": _ref("rule")},
     }
 

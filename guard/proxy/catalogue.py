@@ -21,6 +21,7 @@ import structlog
 from guard.errors import UnavailableError, WireError
 from guard.model import Json
 from guard.ports import Ledger, Pin, Pins
+from guard.stepup.wording import wording
 from guard.wire.canonical import definition_digest
 from guard.wire.methods import TOOL_NAME
 
@@ -28,6 +29,11 @@ log = structlog.get_logger()
 
 MAX_TOOLS: Final = 4096
 """Tools of one server that are remembered; of a server that lists more, every tool counts as changed."""
+
+MAX_TEXT: Final = 16_384
+"""Characters of a definition that are kept to show a change word by word; of a longer one only its digest is."""
+
+_SAID: Final = 400
 
 
 class Catalogue:
@@ -45,6 +51,9 @@ class Catalogue:
         self._known: Counter[str] = Counter()
         self._reported: dict[tuple[str, str], Pin] = {}
         self._news: dict[str, dict[str, str]] = {}
+        self._texts: dict[str, dict[str, str]] = {}
+        self._given: dict[tuple[str, str], str] = {}
+        self._wording: dict[tuple[str, str], str] = {}
         self._heard = anyio.Event()
 
     def load(self, server: str) -> None:
@@ -54,6 +63,7 @@ class Catalogue:
             if self._pinned.get(key, pin.pinned) != pin.pinned:  # accepted by an operator
                 self._differed.discard(key)
             self._note(key, pinned=pin.pinned, seen=self._seen.get(key, pin.seen))
+            self._compare(pin)
 
     def definition(self, server: str, tool: str) -> str:
         """Digest of the definition listed last, or "" when the tool was never listed."""
@@ -62,6 +72,10 @@ class Catalogue:
     def changed(self, server: str, tool: str) -> bool:
         """Whether a definition that differs from the pinned one was listed, or may have been."""
         return (server, tool) in self._differed or server in self._opaque
+
+    def change(self, server: str, tool: str) -> str:
+        """In which words the tool's definition differs from the pinned one, bounded; "" when it is not known."""
+        return self._wording.get((server, tool), "")
 
     def destructive(self, server: str, tool: str) -> bool:
         """Whether the server itself calls the tool destructive."""
@@ -95,6 +109,9 @@ class Catalogue:
                 self._destructive.add(key)
             else:
                 self._destructive.discard(key)
+            if self._given.get(key) != digest:
+                self._given[key] = digest
+                self._texts.setdefault(server, {})[name] = _text(tools[name])
         if definitions:
             self._news.setdefault(server, {}).update(definitions)
             self._heard.set()
@@ -121,11 +138,16 @@ class Catalogue:
             await self._heard.wait()
             self._heard = anyio.Event()
             news, self._news = self._news, {}
+            texts, self._texts = self._texts, {}
             for server, definitions in news.items():
                 try:
-                    for pin in await anyio.to_thread.run_sync(self._pins.see, server, definitions):
+                    for pin in await anyio.to_thread.run_sync(
+                        self._pins.see, server, definitions, texts.get(server, {})
+                    ):
                         self._report(pin)
                 except UnavailableError as error:  # seen again with the next list; in memory it counts already
+                    for name in texts.get(server, {}):
+                        self._given.pop((server, name), None)
                     log.warning("catalogue.unsaved", server=server, detail=error.detail)
 
     def _report(self, pin: Pin) -> None:
@@ -134,9 +156,11 @@ class Catalogue:
         self._note(key, pinned=pin.pinned, seen=self._seen.get(key, pin.seen))
         if self._reported.get(key) == pin:
             return
-        self._ledger.append(
-            "tool.changed", {"server": pin.server, "tool": pin.tool, "pinned": pin.pinned, "seen": pin.seen}
-        )
+        self._compare(pin)
+        fields: dict[str, Json] = {"server": pin.server, "tool": pin.tool, "pinned": pin.pinned, "seen": pin.seen}
+        if wording := self._wording.get(key):
+            fields["wording"] = wording
+        self._ledger.append("tool.changed", fields)
         self._reported[key] = pin
         log.warning(
             "tool.changed",
@@ -144,6 +168,18 @@ class Catalogue:
             tool=pin.tool,
             remedy=f"review it, then: guard policy pin {pin.server} {pin.tool}",
         )
+
+    def _compare(self, pin: Pin) -> None:
+        """Keep in which words a pin differs from what was seen."""
+        if pin.pinned != pin.seen:
+            said = "; ".join(wording(pin.pinned_text, pin.seen_text))
+            self._wording[pin.server, pin.tool] = said if len(said) <= _SAID else said[: _SAID - 3] + "..."
+
+
+def _text(tool: Mapping[str, Json]) -> str:
+    """A definition as it is kept to be compared; "" when it is too long."""
+    text = json.dumps(dict(tool), sort_keys=True, separators=(",", ":"))
+    return text if len(text) <= MAX_TEXT else ""
 
 
 def _tools(answer: bytes) -> Iterator[tuple[str, Mapping[str, Json]]]:

@@ -190,11 +190,13 @@ class Pipeline:
     def _judge(self, call: Call) -> Judged:
         """What the owner's tags and the signals say about the call at this moment."""
         tool = call.kind == "tool"
+        changed = tool and self._catalogue.changed(call.server, call.name)
         classification = classify(
             self._policies(),
             call,
             now=self._clock.now(),
-            definition_changed=tool and self._catalogue.changed(call.server, call.name),
+            definition_changed=changed,
+            change=self._catalogue.change(call.server, call.name) if changed else "",
             hint_destructive=tool and self._catalogue.destructive(call.server, call.name),
         )
         return Judged(call=call, classification=classification, findings=self._assessor.assess(call))

@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from guard.model import State
 
-REVISION: Final = "0005"
+REVISION: Final = "0007"
 """The schema revision this version reads and writes: the head of `migrations/versions`."""
 
 METADATA: Final = MetaData()
@@ -219,6 +219,8 @@ pins: Final = Table(
     Column("tool", String, primary_key=True),
     Column("pinned", String, nullable=False),
     Column("seen", String, nullable=False),
+    Column("pinned_text", Text, nullable=False, server_default=""),
+    Column("seen_text", Text, nullable=False, server_default=""),
 )
 
 tickets: Final = Table(

@@ -297,6 +297,17 @@ class MemoryContract:
         assert [pin.tool for pin in store.pins.all("git")] == ["log", "push"]
         assert not store.pins.all("files")
 
+    def test_the_texts_of_definitions_are_kept_beside_their_digests(self, store: Store) -> None:
+        """So that a change can be shown; a pin from before texts were kept gets its own text when it is seen again."""
+        assert not store.pins.see("files", {"cut": "c1"}, {"cut": "one"})
+        (changed_text,) = store.pins.see("files", {"cut": "c2"}, {"cut": "two"})
+        assert (changed_text.pinned_text, changed_text.seen_text) == ("one", "two")
+        assert store.pins.accept("files", "cut") == 1
+        assert [(pin.pinned, pin.pinned_text) for pin in store.pins.all("files")] == [("c2", "two")]
+        store.pins.see("old", {"log": "l1"})
+        store.pins.see("old", {"log": "l1"}, {"log": "text of l1"})
+        assert store.pins.all("old")[0].pinned_text == "text of l1"
+
     def test_a_definition_that_changes_back_no_longer_differs(self, store: Store) -> None:
         """What was pinned is what counts."""
         store.pins.see("git", {"push": "p1"})

@@ -435,6 +435,8 @@ def test_a_database_of_the_version_before_learns_which_group_each_waiting_challe
             "DROP INDEX challenges_by_principal",
             "DROP INDEX challenges_waiting",
             "ALTER TABLE challenges DROP COLUMN asked",
+            "ALTER TABLE pins DROP COLUMN pinned_text",
+            "ALTER TABLE pins DROP COLUMN seen_text",
             "UPDATE alembic_version SET version_num = '0002'",
         ):
             connection.execute(statement)

@@ -1,0 +1,188 @@
+"""Conditions over recorded calls: true, false, or unknown, because a record holds digests where values were.
+
+Three things are still known of a digested argument: that it was there, and, with the deployment's own digest key,
+whether it equals a value that the condition writes out. Everything else that rests on it is unknown, and
+so is what no record holds (who owns the agent, for example). `&&` and `||` are decided by one side where
+one side decides, as in CEL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from typing import Final, TypeAlias
+
+from guard.lab.recorded import Recorded
+from guard.lab.trail import written
+from guard.model import Json
+from guard.policy.conditions import Condition, Failure, compile_condition, evaluate
+from guard.policy.document import Policy
+from guard.policy.expression import (
+    Expression,
+    Function,
+    Index,
+    Literal,
+    Member,
+    Name,
+    Operation,
+    Quantifier,
+    SyntaxMistake,
+    parse,
+)
+
+Digest: TypeAlias = Callable[[Json], str]
+"""The keyed digest of a value, as records of this deployment have it."""
+
+_RECORDED: Final = frozenset({"server", "tool", "now", "windows", "source", "args"})
+
+
+class Unknown:
+    """A condition of which a record does not say enough; `needs` are the arguments that would have to be logged."""
+
+    __slots__ = ("needs",)
+
+    def __init__(self, needs: frozenset[str]) -> None:
+        self.needs = needs
+
+
+Verdict: TypeAlias = bool | Failure | Unknown
+
+
+class Knowledge:
+    """What one record tells a condition."""
+
+    def __init__(self, recorded: Recorded, policy: Policy, digest: Digest | None) -> None:
+        """`digest` is None where the key of the ledger's deployment is not at hand."""
+        self._recorded, self._policy, self._digest = recorded, policy, digest
+
+    def verdict(self, condition: Condition) -> Verdict:
+        """Whether the condition held for the recorded call."""
+        return self._judge(tree_of(condition.text))
+
+    def _judge(self, tree: Expression) -> Verdict:
+        match tree:
+            case Operation("&&", (left, right)):
+                return _both(self._judge(left), self._judge(right), decides=False)
+            case Operation("||", (left, right)):
+                return _both(self._judge(left), self._judge(right), decides=True)
+            case Operation("!", (operand,)):
+                found = self._judge(operand)
+                return not found if isinstance(found, bool) else found
+            case _:
+                return self._leaf(tree)
+
+    def _leaf(self, tree: Expression) -> Verdict:
+        missing = frozenset(self._missing(tree))
+        if not missing:
+            return self._asked(tree)
+        match tree:
+            case Member(Name("args"), field, tested=True) if field in self._recorded.digests:
+                return True
+            case Operation("==" | "!=" as sign, (Member(Name("args"), field), Literal(value))):
+                return self._equal(field, (value,), missing, negated=sign == "!=")
+            case Operation("==" | "!=" as sign, (Literal(value), Member(Name("args"), field))):
+                return self._equal(field, (value,), missing, negated=sign == "!=")
+            case Operation("in", (Member(Name("args"), field), Operation("[]", items))) if _literal(items):
+                return self._equal(field, tuple(one.value for one in items if isinstance(one, Literal)), missing)
+            case _:
+                return Unknown(missing)
+
+    def _equal(
+        self, field: str, values: tuple[Json, ...], missing: frozenset[str], *, negated: bool = False
+    ) -> Verdict:
+        """Compare digests: equal values have equal ones."""
+        known = self._recorded.digests.get(field, "")
+        if self._digest is None or not known:
+            return Unknown(missing)
+        return any(known == self._digest(spelt) for value in values for spelt in _spellings(value)) is not negated
+
+    def _asked(self, tree: Expression) -> Verdict:
+        """Ask the engine; everything the expression names is in the record."""
+        condition = _compiled(written(tree), frozenset(self._policy.windows))
+        if condition is None:
+            return Unknown(frozenset())
+        return evaluate(condition, self._recorded.call, now=self._recorded.at, windows=self._policy.windows)
+
+    def _missing(self, tree: Expression) -> Iterator[str]:
+        """What the expression names and the record does not hold."""
+        for name, fields in _named(tree, frozenset()):
+            if name == "args":
+                if fields and (fields[0] in self._recorded.digests or self._left_out(fields[0])):
+                    yield f"args.{fields[0]}"
+            elif name == "principal":
+                if fields[:1] != ("subject",):
+                    yield ".".join((name, *fields))
+            elif name not in _RECORDED:
+                yield ".".join((name, *fields))
+
+    def _left_out(self, field: str) -> bool:
+        return self._recorded.partial and field not in self._recorded.call.arguments
+
+
+def _both(left: Verdict, right: Verdict, *, decides: bool) -> Verdict:
+    """`&&` (decided by false) and `||` (decided by true) over what is known."""
+    if left is decides or right is decides:
+        return decides
+    unknown = [one for one in (left, right) if isinstance(one, Unknown)]
+    if unknown:
+        return Unknown(frozenset().union(*(one.needs for one in unknown)))
+    failed = [one for one in (left, right) if isinstance(one, Failure)]
+    return failed[0] if failed else not decides
+
+
+def _literal(items: tuple[Expression, ...]) -> bool:
+    return all(isinstance(item, Literal) for item in items)
+
+
+def _spellings(value: Json) -> Iterator[Json]:
+    """The value as JSON may have spelt it: 5 and 5.0 are equal to a condition."""
+    yield value
+    if isinstance(value, int) and not isinstance(value, bool):
+        yield float(value)
+    elif isinstance(value, float) and value.is_integer():
+        yield int(value)
+
+
+@lru_cache(maxsize=4096)
+def tree_of(text: str) -> Expression:
+    """The tree of a condition that was read before."""
+    return parse(text)
+
+
+@lru_cache(maxsize=4096)
+def _compiled(text: str, windows: frozenset[str]) -> Condition | None:
+    try:
+        return compile_condition(text, windows)
+    except SyntaxMistake:  # a part that is no condition by itself
+        return None
+
+
+def _named(tree: Expression, bound: frozenset[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Every variable with its constant members."""
+    match tree:
+        case Literal():
+            return
+        case Name() | Member():
+            fields: list[str] = []
+            root: Expression = tree
+            while isinstance(root, Member):
+                fields.append(root.field)
+                root = root.operand
+            if not isinstance(root, Name):
+                yield from _named(root, bound)
+            elif root.name not in bound:
+                yield root.name, tuple(reversed(fields))
+        case Index(operand, key):
+            yield from _named(operand, bound)
+            yield from _named(key, bound)
+        case Quantifier(_, over, variable, body):
+            yield from _named(over, bound)
+            yield from _named(body, bound | {variable})
+        case Function(_, operands) | Operation(_, operands):
+            for operand in operands:
+                yield from _named(operand, bound)
+
+
+def names(condition: Condition) -> Mapping[str, None]:
+    """Every variable with its members that a condition names, dotted, in order."""
+    return {".".join((name, *fields)): None for name, fields in _named(tree_of(condition.text), frozenset())}
