@@ -43,6 +43,7 @@ from guard.proxy.param_headers import ParamHeaders
 from guard.proxy.pausing import Pausing
 from guard.proxy.pipeline import Pipeline
 from guard.proxy.pipes import standard_streams
+from guard.proxy.shown import shown
 from guard.proxy.stdio import StdioFront
 from guard.proxy.upstream import Upstreams
 from guard.web.application import api
@@ -107,7 +108,7 @@ class Engine:
             memory=self._memory,
             assessor=Assessor(
                 [NetworkSignal(profiles), HourSignal(profiles), ClientSignal(profiles)],
-                Behaviour(profiles, desk.keyring.digest_key, budget=config.drift.budget),
+                Behaviour(profiles, desk.keyring.digest_key, budget=config.drift.budget, read=shown),
                 VolumeSignal(profiles),
             ),
             ceremony=self.ceremony,

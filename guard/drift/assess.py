@@ -27,7 +27,9 @@ class Assessor:
     def assess(self, call: Call, tags: Classification) -> tuple[Finding, ...]:
         """Everything unusual about this call, in the order of the signals."""
         faults.point("drift.score")
-        found = [finding for signal in self._signals for finding in signal.assess(call)]
+        found: list[Finding] = []
+        for signal in self._signals:
+            found += signal.assess(call)
         if self._volume is not None:
             found += self._volume.assess(call)
         if self._behaviour is not None:
@@ -35,12 +37,11 @@ class Assessor:
         return tuple(found)
 
     def learn(
-        self, call: Call, proven: frozenset[ProofClass], shown: str = "", *, cut: bool = False, size: int = 0
+        self, call: Call, proven: frozenset[ProofClass], shown: bytes = b"", *, cut: bool = False, size: int = 0
     ) -> bool:
         """Let every signal learn from an executed call what its proofs vouch for; True when something changed.
 
-        `shown` is the text of the call's result, `cut` whether there was more of it than is at hand, and `size` the
-        bytes of the answer.
+        `shown` is the answer, `cut` whether there was more of it than is at hand, and `size` the bytes of all of it.
         """
         changed = [signal.learn(call, proven) for signal in self._signals]  # every one of them, before any answer
         if self._volume is not None and call.kind != "protocol":

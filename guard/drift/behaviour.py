@@ -7,18 +7,18 @@ calm finding each its share of the score, so what a reviewer reads adds up to wh
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from guard.drift.activity import Activity
 from guard.drift.calibrate import Thresholds, thresholds
 from guard.drift.effect import CHANGES, HURTS, READS, effect
-from guard.drift.observation import Observation
-from guard.drift.profile import SCORES, Lesson, Profile
+from guard.drift.observation import Measure, Observation
+from guard.drift.profile import AGAIN, Lesson, Profile
 from guard.drift.profiles import Profiles, peers_of
 from guard.drift.scene import Scene
-from guard.drift.score import Factor, Weights, score, shipped
-from guard.drift.values import Hasher, values
+from guard.drift.score import Factor, Weights, factors, score, shipped
+from guard.drift.values import Hasher, Value, touched, values
 from guard.model import Band, Call, Classification, Doubt, Finding, Json, ProofClass, Sensitivity
 from guard.reasons import Code, Reason
 
@@ -27,8 +27,10 @@ IDLE: Final = 900.0
 """Seconds without a call after which an activity is over."""
 ACTIVITIES: Final = 1024
 PENDING: Final = 4096
-AGAIN: Final = 20
-"""Calls learnt between two looks at the thresholds."""
+HELD: Final = 16 * 1024 * 1024
+"""Bytes of results that all activities together keep."""
+_LATELY: Final = 512
+_SMALL: Final = 2048  # characters of arguments whose values are kept for the next call that has the same
 DAY: Final = 86400.0
 
 _WEIGHTS: Final = {
@@ -53,26 +55,48 @@ _EFFECTS: Final = {
 _CODES: Final = {str(code): code for code in Code}
 
 
+def plain(result: bytes) -> str:
+    """A result that is text."""
+    return result.decode("utf-8", "replace")
+
+
 class Assessment(NamedTuple):
     """What one call scored, before it ran, and what the score was held against (None: not calibrated)."""
 
     seen: Observation
     before: str
     score: float
-    factors: tuple[Factor, ...]
+    parts: list[Measure]
     limits: Thresholds | None
     band: Band
+
+    @property
+    def factors(self) -> tuple[Factor, ...]:
+        """What adds up to the score, the largest first."""
+        return factors(self.parts)
 
 
 class Behaviour:
     """Scores calls against profiles, and teaches the profiles what executed calls may teach."""
 
-    def __init__(self, profiles: Profiles, key: bytes, *, budget: float = 0.02, weights: Weights | None = None) -> None:
-        """Judge by `profiles`; `key` keys the digests of values; `budget` is the share of normal calls challenged."""
-        self._profiles, self._hasher, self._budget = profiles, Hasher(key), budget
+    def __init__(
+        self,
+        profiles: Profiles,
+        key: bytes,
+        *,
+        budget: float = 0.02,
+        weights: Weights | None = None,
+        read: Callable[[bytes], str] = plain,
+    ) -> None:
+        """Judge by `profiles`; `key` keys the digests of values; `budget` is the share of normal calls challenged.
+
+        `read` gives the text that a result showed the agent.
+        """
+        self._profiles, self._hasher, self._budget, self._read = profiles, Hasher(key), budget, read
+        self._lately: dict[str, tuple[tuple[Value, ...], tuple[int, ...]]] = {}
+        self._held = 0
         self._weights = weights or shipped()
         self._activities: OrderedDict[str, Activity] = OrderedDict()
-        self._limits: dict[str, tuple[int, Thresholds | None]] = {}
         self._pending: OrderedDict[str, Assessment] = OrderedDict()
 
     # -------------------------------------------------------------- before the call
@@ -84,9 +108,9 @@ class Behaviour:
             KeyError: a profile was not loaded.
         """
         mine, peers = self._profiles[own], self._profiles[peers_of(server)]
-        total, factors = score(Scene(seen, mine, peers, activity), self._weights)
-        limits = self._threshold(own, mine) or self._threshold(peers_of(server), peers)
-        return Assessment(seen, activity.before, total, factors, limits, _band(seen, total, factors, limits))
+        total, parts = score(Scene(seen, mine, peers, activity), self._weights)
+        limits = self._threshold(mine) or self._threshold(peers)
+        return Assessment(seen, activity.before, total, parts, limits, _band(seen, total, parts, limits))
 
     def assess(self, call: Call, tags: Classification) -> tuple[Finding, ...]:
         """The findings about one call: none when it is calm.
@@ -96,7 +120,7 @@ class Behaviour:
         """
         if call.kind != "tool":
             return ()
-        seen = self.observe(call.server, call.name, call.arguments, tags)
+        seen = self._observed(call, tags)
         key = call.principal.credential
         found = self.judge(key, call.server, seen, self._activity(key, call.received))
         self._pending[call.id] = found
@@ -112,18 +136,27 @@ class Behaviour:
         self, server: str, tool: str, arguments: Mapping[str, Json], tags: Classification | None
     ) -> Observation:
         """The call as signals see it; an owner's tags say what it can do, else its name does."""
-        weight = effect(tool)
-        if tags is not None and tags.tagged:
-            weight = max((_EFFECTS.get(one, CHANGES) for one in tags.effects), default=READS)
-            weight = max(weight, _WEIGHTS[tags.sensitivity])
-        return Observation(f"{server}/{tool}", values(arguments, self._hasher), weight)
+        found = values(arguments, self._hasher)
+        return Observation(f"{server}/{tool}", found, weigh(tool, tags), touched(found))
+
+    def _observed(self, call: Call, tags: Classification) -> Observation:
+        """The same, where the values of a call that came lately are not taken apart again."""
+        known = self._lately.get(call.digest)
+        if known is None:
+            found = values(call.arguments, self._hasher)
+            known = found, touched(found)
+            if len(call.canonical) <= _SMALL:
+                if len(self._lately) >= _LATELY:
+                    self._lately.clear()
+                self._lately[call.digest] = known
+        return Observation(f"{call.server}/{call.name}", known[0], weigh(call.name, tags), known[1])
 
     # -------------------------------------------------------------- after the call
 
-    def learn(self, call: Call, proven: frozenset[ProofClass], shown: str, *, cut: bool = False) -> bool:
+    def learn(self, call: Call, proven: frozenset[ProofClass], shown: bytes, *, cut: bool = False) -> bool:
         """Fold an executed call: all of it if it was unchallenged and not alarming, or if a person wanted it.
 
-        `shown` is the text of its result, `cut` whether there was more. True when a profile changed.
+        `shown` is its result, `cut` whether there was more. True when a profile changed.
         """
         if call.kind == "protocol":
             return False  # what a listing shows is pinned and no result
@@ -132,7 +165,7 @@ class Behaviour:
         found = self._pending.pop(call.id, None)
         if found is not None:
             activity.called(found.seen)
-        activity.showed(shown, cut=cut)
+        self._hold(activity, shown, cut=cut)
         if found is None:
             return False
         vouched = ProofClass.CONSENT in proven
@@ -143,6 +176,9 @@ class Behaviour:
 
     def teach(self, own: str, server: str, found: Assessment, *, now: float, day: int, vouched: bool = False) -> None:
         """Fold one assessed and executed call into its agent's profile and that of the server."""
+        mine, peers = self._profiles[own], self._profiles[peers_of(server)]
+        if not vouched and mine.full(day) and peers.full(day):
+            return
         lesson = Lesson(
             tool=found.seen.tool,
             before=found.before,
@@ -162,29 +198,51 @@ class Behaviour:
 
     # -------------------------------------------------------------- inside
 
+    def _hold(self, activity: Activity, shown: bytes, *, cut: bool) -> None:
+        """Keep a result; the activities that slept longest let go of theirs when all together hold too much."""
+        before = activity.held
+        activity.showed(shown, cut=cut)
+        self._held += activity.held - before
+        if self._held > HELD:
+            for one in self._activities.values():
+                self._held -= one.held
+                one.forget()
+                if self._held <= HELD // 2:
+                    return
+
     def _activity(self, key: str, now: float) -> Activity:
         activity = self._activities.get(key)
         if activity is None or now - activity.last > IDLE:
-            activity = self._activities[key] = Activity()
+            if activity is not None:
+                self._held -= activity.held
+            activity = self._activities[key] = Activity(self._read)
+            if len(self._activities) > ACTIVITIES:
+                self._held -= self._activities.popitem(last=False)[1].held
         self._activities.move_to_end(key)
-        activity.last = max(now, activity.last)
-        if len(self._activities) > ACTIVITIES:
-            self._activities.popitem(last=False)
+        activity.last = max(activity.last, now)
         return activity
 
-    def _threshold(self, key: str, profile: Profile) -> Thresholds | None:
-        """The thresholds of a profile, looked at again after every `AGAIN` calls it learnt."""
-        stage = len(profile.scores) if len(profile.scores) < SCORES else int(profile.calls) // AGAIN + SCORES
-        known = self._limits.get(key)
-        if known is None or known[0] // AGAIN != stage // AGAIN:
-            known = self._limits[key] = stage, thresholds(profile.scores, self._budget)
-        return known[1]
+    def _threshold(self, profile: Profile) -> Thresholds | None:
+        """The thresholds of a profile, looked at again after every `AGAIN` scores it learnt."""
+        if profile.unread >= AGAIN:
+            profile.unread, profile.limits = 0, thresholds(profile.scores, self._budget)
+        return profile.limits
 
 
-def _band(seen: Observation, total: float, factors: tuple[Factor, ...], limits: Thresholds | None) -> Band:
+def weigh(tool: str, tags: Classification | None) -> float:
+    """What a call can do: by its owner's tags, or by the tool's name where nobody tagged it."""
+    if tags is None or not tags.tagged:
+        return effect(tool)
+    weight = _WEIGHTS[tags.sensitivity]
+    for one in tags.effects:
+        weight = max(weight, _EFFECTS.get(one, CHANGES))
+    return weight
+
+
+def _band(seen: Observation, total: float, parts: list[Measure], limits: Thresholds | None) -> Band:
     """Calm, unusual or alarming; with nothing to calibrate by, only what a result drives and what hurts is unusual."""
     if limits is None:
-        driven = any(one.name == "destination_from_result" for one in factors)
+        driven = any(name == "destination_from_result" for name, *_ in parts)
         return Band.UNUSUAL if driven and seen.weight >= HURTS else Band.CALM
     if total > limits.alarming:
         return Band.ALARMING

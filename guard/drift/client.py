@@ -6,6 +6,7 @@ until a call from it ran on a proof of possession. A client that says no name is
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from guard.drift.profile import Profile
@@ -18,6 +19,7 @@ _LONGEST: Final = 64
 _SHOWN: Final = 3
 
 
+@lru_cache(maxsize=1024)
 def family(client: str) -> str:
     """The name without version, in lower case."""
     return client.replace("/", " ").split(" ", 1)[0].lower()[:_LONGEST]

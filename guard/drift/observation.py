@@ -13,6 +13,8 @@ class Observation(NamedTuple):
     tool: str
     values: tuple[Value, ...]
     weight: float
+    touched: tuple[int, ...]
+    """The hashes of the values and of what they belong to."""
 
 
 Measure: TypeAlias = tuple[str, float, str, tuple[object, ...]]

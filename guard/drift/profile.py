@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
+from guard.drift.calibrate import Thresholds
 from guard.drift.values import Value
 
 NETWORKS: Final = 16
@@ -30,6 +30,8 @@ SCORES: Final = 400
 """Scores of the last calls that are kept to calibrate by."""
 DAILY: Final = 500.0
 """Calls that may teach counts on one day; what comes after them teaches nothing, so nobody floods a profile."""
+AGAIN: Final = 20
+"""Scores learnt between two looks at the thresholds."""
 DAY: Final = 86400.0
 HOURS: Final = 48
 HALF_LIFE: Final = 30 * DAY
@@ -96,8 +98,7 @@ class Slot:
         return self.total >= FREE_AFTER and self.fresh > FREE * self.total
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lesson:
+class Lesson(NamedTuple):
     """What one executed call teaches.
 
     `before` is the tool called before it in its activity, `now` is in seconds, `day` the number of the day, `vouched`
@@ -140,11 +141,14 @@ class Profile:
         "at",
         "born",
         "calls",
+        "calm_hour",
+        "ceiling",
         "clients",
         "daily",
         "day",
         "everywhere",
         "hours",
+        "limits",
         "mass",
         "networks",
         "pairs",
@@ -154,6 +158,7 @@ class Profile:
         "slots",
         "today",
         "tools",
+        "unread",
     )
 
     def __init__(self) -> None:
@@ -161,6 +166,8 @@ class Profile:
         self.networks: tuple[str, ...] = ()
         self.clients: tuple[str, ...] = ()
         self.hours = [0.0] * HOURS
+        self.calm_hour = -1.0
+        self.ceiling: tuple[float, float] | None = None
         self.today = Today()
         self.partial = False
         self.past: Today | None = None
@@ -168,6 +175,8 @@ class Profile:
         self.at = 0.0
         self.day, self.mass, self.born = 0, 0.0, NEVER
         self.scores: list[float] = []
+        self.limits: Thresholds | None = None
+        self.unread = AGAIN
         self.calls = 0.0
         self.tools: dict[str, Seen] = {}
         self.after: dict[str, float] = {}
@@ -183,6 +192,10 @@ class Profile:
         return empty
 
     # -------------------------------------------------------------- the fold
+
+    def full(self, day: int) -> bool:
+        """Whether this day has taught all it may."""
+        return self.mass >= DAILY and day & _DAYS == self.day
 
     def learn(self, lesson: Lesson, known: Profile) -> None:
         """Fold one executed call. `known` is the whole profile where this one holds only what is new since a while.
@@ -200,6 +213,7 @@ class Profile:
             return
         if lesson.score is not None:
             self.scores.append(lesson.score)
+            self.unread += 1
             del self.scores[:-SCORES]
         tool, before = lesson.tool, lesson.before
         self.calls += 1.0
@@ -243,6 +257,7 @@ class Profile:
             return
         self.calls *= factor
         self.hours = [count * factor for count in self.hours]
+        self.ceiling = None
         self.daily = {kind: [one * factor for one in stats] for kind, stats in self.daily.items()}
         for seen in (*self.tools.values(), *self.everywhere.values()):
             seen.count *= factor
@@ -287,6 +302,7 @@ class Profile:
             self.today.allowance = {"calls": 2 * self.today.calls, "bytes": 2 * self.today.bytes}
 
     def _close_day(self, most: Callable[[str], float | None]) -> None:
+        self.ceiling = None
         for kind, stats in self.daily.items():
             if (amount := self.today.amount(kind)) > 0:
                 usual = most(kind)
@@ -327,6 +343,7 @@ class Profile:
         self.calls += other.calls
         self.born = min(self.born, other.born)
         self.scores = [*self.scores, *other.scores][-SCORES:]
+        self.unread = AGAIN
         self.day, self.mass = max((self.day, self.mass), (other.day, other.mass))
         for name, seen in other.tools.items():
             self.tools.setdefault(name, Seen()).join(seen, self.born)
@@ -345,6 +362,7 @@ class Profile:
 
     def _add_days(self, other: Profile) -> None:
         self.hours = [mine + theirs for mine, theirs in zip(self.hours, other.hours, strict=True)]
+        self.ceiling, self.calm_hour = None, -1.0
         for kind, stats in other.daily.items():
             self.daily[kind] = [mine + theirs for mine, theirs in zip(self.daily[kind], stats, strict=True)]
         for today in (other.past, other.today):

@@ -60,17 +60,19 @@ def measures(scene: Scene) -> list[Measure]:
     return found
 
 
-def score(scene: Scene, weights: Weights) -> tuple[float, tuple[Factor, ...]]:
-    """The score and its contributions, the largest first; those that add nothing are left out."""
-    factors = []
+def score(scene: Scene, weights: Weights) -> tuple[float, list[Measure]]:
+    """The score and what each measure adds to it in nats, in no order; what adds nothing is left out."""
+    total, parts = 0.0, []
     can, units = scene.seen.weight, weights.units
     for name, value, form, known in measures(scene):
         weight, most = units[name]
         nats = weight * (value if value < most else most) * can  # noqa: FURB136 - what is no number is not below
         if nats > 0:
-            factors.append(Factor(name, nats, form, known))
-    factors.sort(key=_nats, reverse=True)
-    return sum(map(_nats, factors)), tuple(factors)
+            total += nats
+            parts.append((name, nats, form, known))
+    return total, parts
 
 
-_nats: Final = itemgetter(1)
+def factors(parts: list[Measure]) -> tuple[Factor, ...]:
+    """The contributions, the largest first."""
+    return tuple(Factor(*one) for one in sorted(parts, key=itemgetter(1), reverse=True))

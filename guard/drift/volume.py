@@ -35,6 +35,12 @@ def limit(stats: Sequence[float]) -> float | None:
     return mean + SPREADS * max(math.sqrt(max(squares / days - mean * mean, 0.0)), SPREAD)
 
 
+def _ceiling(profile: Profile) -> tuple[float, float]:
+    """The calls and the bytes up to which a day is surely usual."""
+    calls, size = (limit(profile.daily[kind]) for kind in ("calls", "bytes"))
+    return math.inf if calls is None else math.exp(calls), math.inf if size is None else math.exp(size)
+
+
 class VolumeSignal:
     """Finds days on which a key does or takes far more than it used to."""
 
@@ -49,7 +55,11 @@ class VolumeSignal:
             KeyError: the profile of this credential was not loaded.
         """
         profile = self._profiles[call.principal.credential]
-        if profile.today.day != int(call.received // DAY):
+        today = profile.today
+        if today.day != int(call.received // DAY):
+            return ()
+        ceiling = profile.ceiling = profile.ceiling or _ceiling(profile)
+        if today.calls <= ceiling[0] and today.bytes <= ceiling[1]:
             return ()
         found = []
         for kind, code, words in _KINDS:
@@ -75,7 +85,12 @@ class VolumeSignal:
         day, consent = int(call.received // DAY), ProofClass.CONSENT in proven
 
         def fold(into: Profile, known: Profile) -> bool:
-            into.count(day, size, most=lambda kind: limit(known.daily[kind]), forgive=consent)
+            today = into.today
+            if today.day == day and not consent:
+                today.calls += 1.0
+                today.bytes += size
+            else:
+                into.count(day, size, most=lambda kind: limit(known.daily[kind]), forgive=consent)
             return True
 
         return self._profiles.learn(call.principal.credential, fold)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from guard.config import Config
 from guard.drift.activity import Activity
-from guard.drift.behaviour import Assessment, Behaviour
+from guard.drift.behaviour import Assessment, Behaviour, plain
 from guard.drift.profiles import Profiles, peers_of
 from guard.model import Band, Call, Classification, Json, Principal, Source
 from guard.policy.classify import PolicySet, classify
@@ -69,7 +69,7 @@ class Replay:
 
     def _judged(self, calls: list[dict[str, Any]]) -> Iterator[_Judged]:
         """Judge the calls of a session one after the other; each result is seen only after its call was judged."""
-        activity = Activity()
+        activity = Activity(plain)
         for line in calls:
             identity, server, tool, arguments = (
                 line["identity"],
@@ -87,7 +87,7 @@ class Replay:
             took = time.perf_counter() - start
             yield _Judged(line, tags, found, took)
             activity.called(seen)
-            activity.showed(line["result_text"] or "")
+            activity.showed((line["result_text"] or "").encode("utf-8", "surrogatepass"))
 
     def _tags(self, line: dict[str, Any]) -> Classification:
         call = Call(

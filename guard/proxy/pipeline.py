@@ -40,7 +40,6 @@ from guard.proxy.journal import Journal, Judged, reasons_json
 from guard.proxy.ladder import Leg, Said
 from guard.proxy.memory import Memory
 from guard.proxy.pausing import Held, Pausing
-from guard.proxy.shown import shown
 from guard.reasons import Code, Reason
 from guard.requirement import counterfactual
 from guard.stepup.ceremony import Ceremony
@@ -58,6 +57,7 @@ _LAST_STATE: Final = {
     Ending.UPSTREAM_ERROR: State.FAILED,
     Ending.UNKNOWN: State.UNKNOWN,
 }
+_NOTHING: Final = frozenset[ProofClass]()
 _SPENT: Final = frozenset({State.CONSUMED, *_LAST_STATE.values()})
 
 
@@ -362,13 +362,13 @@ class Pipeline:
 
     async def _learn(self, call: Call, grant: Grant | None, outcome: Outcome) -> None:
         """Fold an executed call into the profile, which may have made room for others meanwhile, and have it stored."""
-        proven = frozenset(proof.proof_class for proof in grant.proofs) if grant else frozenset[ProofClass]()
+        proven = frozenset(proof.proof_class for proof in grant.proofs) if grant else _NOTHING
         try:
             await self._memory.recall(call.principal, call.server)
         except UnavailableError as error:
             log.warning("call.unlearnt", call_id=call.id, detail=error.detail)
             return
-        if self._assessor.learn(call, proven, shown(outcome.body), cut=outcome.cut, size=outcome.result_bytes):
+        if self._assessor.learn(call, proven, outcome.body, cut=outcome.cut, size=outcome.result_bytes):
             self._memory.learnt()
 
     # ------------------------------------------------------------------ refusals
