@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from guard.drift.observation import Observation
 from guard.drift.profile import START
+
+if TYPE_CHECKING:
+    from guard.drift.behaviour import Assessment
 
 KEPT: Final = 128 * 1024
 """Bytes of results an activity keeps; once there was more, every new value counts as seen."""
@@ -36,7 +39,20 @@ _BOUNDS: Final = ",:\n[]{}()"
 class Activity:
     """One conversation of one principal, as far as the calls show it."""
 
-    __slots__ = ("_known", "_read", "_seen", "_unread", "before", "calls", "full", "held", "last", "reads", "used")
+    __slots__ = (
+        "_known",
+        "_read",
+        "_seen",
+        "_unread",
+        "again",
+        "before",
+        "calls",
+        "full",
+        "held",
+        "last",
+        "reads",
+        "used",
+    )
 
     def __init__(self, read: Callable[[bytes], str]) -> None:
         """Begin one; `read` gives the text that a result showed the agent."""
@@ -49,6 +65,7 @@ class Activity:
         self.last = 0.0
         self.full = False
         self.used: set[int] = set()
+        self.again: dict[int, tuple[tuple[object, ...], Assessment]] = {}
 
     def called(self, seen: Observation) -> None:
         """Note a call that was executed."""

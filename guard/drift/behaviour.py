@@ -18,7 +18,7 @@ from guard.drift.profile import AGAIN, Lesson, Profile
 from guard.drift.profiles import Profiles, peers_of
 from guard.drift.scene import Scene
 from guard.drift.score import Factor, Weights, factors, score, shipped
-from guard.drift.values import Hasher, Value, touched, values
+from guard.drift.values import Hasher, touched, values
 from guard.model import Band, Call, Classification, Doubt, Finding, Json, ProofClass, Sensitivity
 from guard.reasons import Code, Reason
 
@@ -29,7 +29,9 @@ ACTIVITIES: Final = 1024
 PENDING: Final = 4096
 HELD: Final = 16 * 1024 * 1024
 """Bytes of results that all activities together keep."""
-_LATELY: Final = 512
+_LATELY: Final = 64
+_STEADY: Final = frozenset({"tool_rare", "sequence", "after_read"})
+"""What depends on the profiles and the call before alone: such a call scores the same until one of them changes."""
 _SMALL: Final = 2048  # characters of arguments whose values are kept for the next call that has the same
 DAY: Final = 86400.0
 
@@ -93,11 +95,11 @@ class Behaviour:
         `read` gives the text that a result showed the agent.
         """
         self._profiles, self._hasher, self._budget, self._read = profiles, Hasher(key), budget, read
-        self._lately: dict[str, tuple[tuple[Value, ...], tuple[int, ...]]] = {}
+        self._lately: dict[str, tuple[Classification, Observation]] = {}
         self._held = 0
         self._weights = weights or shipped()
         self._activities: OrderedDict[str, Activity] = OrderedDict()
-        self._pending: OrderedDict[str, Assessment] = OrderedDict()
+        self._pending: OrderedDict[str, tuple[Assessment, Activity]] = OrderedDict()
 
     # -------------------------------------------------------------- before the call
 
@@ -108,9 +110,18 @@ class Behaviour:
             KeyError: a profile was not loaded.
         """
         mine, peers = self._profiles[own], self._profiles[peers_of(server)]
+        state = seen, activity.before, activity.reads > 0, mine, mine.version, peers, peers.version
+        known = activity.again.get(id(seen))
+        if known is not None and known[0] == state:
+            return known[1]
         total, parts = score(Scene(seen, mine, peers, activity), self._weights)
         limits = self._threshold(mine) or self._threshold(peers)
-        return Assessment(seen, activity.before, total, parts, limits, _band(seen, total, parts, limits))
+        found = Assessment(seen, activity.before, total, parts, limits, _band(seen, total, parts, limits))
+        if found.band is Band.CALM and all(part[0] in _STEADY for part in parts):
+            if len(activity.again) >= _LATELY:
+                activity.again.clear()
+            activity.again[id(seen)] = state, found
+        return found
 
     def assess(self, call: Call, tags: Classification) -> tuple[Finding, ...]:
         """The findings about one call: none when it is calm.
@@ -122,8 +133,9 @@ class Behaviour:
             return ()
         seen = self._observed(call, tags)
         key = call.principal.credential
-        found = self.judge(key, call.server, seen, self._activity(key, call.received))
-        self._pending[call.id] = found
+        activity = self._activity(key, call.received)
+        found = self.judge(key, call.server, seen, activity)
+        self._pending[call.id] = found, activity
         if len(self._pending) > PENDING:
             self._pending.popitem(last=False)
         return self.findings(found)
@@ -142,14 +154,14 @@ class Behaviour:
     def _observed(self, call: Call, tags: Classification) -> Observation:
         """The same, where the values of a call that came lately are not taken apart again."""
         known = self._lately.get(call.digest)
-        if known is None:
-            found = values(call.arguments, self._hasher)
-            known = found, touched(found)
-            if len(call.canonical) <= _SMALL:
-                if len(self._lately) >= _LATELY:
-                    self._lately.clear()
-                self._lately[call.digest] = known
-        return Observation(f"{call.server}/{call.name}", known[0], weigh(call.name, tags), known[1])
+        if known is not None and known[0] is tags:
+            return known[1]
+        seen = self.observe(call.server, call.name, call.arguments, tags)
+        if len(call.canonical) <= _SMALL:
+            if len(self._lately) >= _LATELY:
+                self._lately.clear()
+            self._lately[call.digest] = tags, seen
+        return seen
 
     # -------------------------------------------------------------- after the call
 
@@ -161,13 +173,13 @@ class Behaviour:
         if call.kind == "protocol":
             return False  # what a listing shows is pinned and no result
         key = call.principal.credential
-        activity = self._activity(key, call.received)
-        found = self._pending.pop(call.id, None)
-        if found is not None:
-            activity.called(found.seen)
-        self._hold(activity, shown, cut=cut)
-        if found is None:
+        known = self._pending.pop(call.id, None)
+        if known is None:
+            self._hold(self._activity(key, call.received), shown, cut=cut)
             return False
+        found, activity = known
+        activity.called(found.seen)
+        self._hold(activity, shown, cut=cut)
         vouched = ProofClass.CONSENT in proven
         if not vouched and (proven or found.band is Band.ALARMING):
             return False
@@ -189,12 +201,11 @@ class Behaviour:
             score=None if vouched else found.score,
         )
 
-        def fold(into: Profile, known: Profile) -> bool:
-            into.learn(lesson, known)
-            return True
-
-        self._profiles.learn(own, fold)
-        self._profiles.learn(peers_of(server), fold)
+        for key in (own, peers_of(server)):
+            learnt, known = self._profiles.both(key)
+            if vouched or not known.full(day):
+                learnt.learn(lesson, known)
+                known.learn(lesson, known)
 
     # -------------------------------------------------------------- inside
 

@@ -159,6 +159,7 @@ class Profile:
         "today",
         "tools",
         "unread",
+        "version",
     )
 
     def __init__(self) -> None:
@@ -176,6 +177,7 @@ class Profile:
         self.day, self.mass, self.born = 0, 0.0, NEVER
         self.scores: list[float] = []
         self.limits: Thresholds | None = None
+        self.version = 0
         self.unread = AGAIN
         self.calls = 0.0
         self.tools: dict[str, Seen] = {}
@@ -202,6 +204,7 @@ class Profile:
 
         A time that is not finite or lies before the last one decays nothing.
         """
+        self.version += 1
         self.decay(lesson.now)
         day = lesson.day & _DAYS
         if self.born == NEVER:
@@ -331,6 +334,7 @@ class Profile:
 
     def add(self, other: Profile) -> None:
         """Add what another process learnt: counts add up, days and networks join."""
+        self.version += 1
         late = max(self.at, other.at)
         self.decay(late)
         other.decay(late)

@@ -44,9 +44,14 @@ class Profiles:
         Raises:
             KeyError: it was not loaded.
         """
-        profile = self._profiles[key]
+        return self._profiles[key]
+
+    def used(self, key: str) -> bool:
+        """Whether a profile is loaded; it counts as used now, so others make room first."""
+        if key not in self._profiles:
+            return False
         self._profiles.move_to_end(key)
-        return profile
+        return True
 
     def load(self, key: str, snapshot: str | None) -> None:
         """Take what the store knows of a key (None: nothing), and add what was learnt here meanwhile.
@@ -83,11 +88,20 @@ class Profiles:
         Raises:
             KeyError: it was not loaded.
         """
-        profile = self._profiles[key]
-        if key not in self._learnt:
-            self._learnt[key] = profile.blank()
-        fold(self._learnt[key], profile)
+        learnt, profile = self.both(key)
+        fold(learnt, profile)
         return fold(profile, profile)
+
+    def both(self, key: str) -> tuple[Profile, Profile]:
+        """What is to be stored of a key, and the loaded profile.
+
+        Raises:
+            KeyError: it was not loaded.
+        """
+        profile, learnt = self._profiles[key], self._learnt.get(key)
+        if learnt is None:
+            learnt = self._learnt[key] = profile.blank()
+        return learnt, profile
 
     @property
     def dirty(self) -> tuple[str, ...]:

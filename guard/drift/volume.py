@@ -84,13 +84,12 @@ class VolumeSignal:
         """
         day, consent = int(call.received // DAY), ProofClass.CONSENT in proven
 
-        def fold(into: Profile, known: Profile) -> bool:
+        learnt, known = self._profiles.both(call.principal.credential)
+        for into in (learnt, known):
             today = into.today
             if today.day == day and not consent:
                 today.calls += 1.0
                 today.bytes += size
             else:
                 into.count(day, size, most=lambda kind: limit(known.daily[kind]), forgive=consent)
-            return True
-
-        return self._profiles.learn(call.principal.credential, fold)
+        return True

@@ -38,7 +38,7 @@ class Memory:
             StoreUnavailableError: they cannot be read, so the call cannot be judged.
         """
         for key in (principal.credential, peers_of(server)):
-            if key in self._profiles:
+            if self._profiles.used(key):
                 continue
             snapshot = await anyio.to_thread.run_sync(self._baselines.get, key)
             if key not in self._profiles:

@@ -48,7 +48,7 @@ def test_a_hijacked_agent_is_challenged_before_the_first_effect_and_its_own_key_
         own = Proof(
             proof_class=ProofClass.POSSESSION, kind="signature", factor="f", subject="robot", at=0.0, attestation=2
         )
-        assert not satisfied(challenge.requirement, [own])
+        assert not satisfied(challenge.requirement, [own], now=0.0)
 
         told = world.cli("why", challenge.id).stdout
         assert all(factor in told for factor in FACTORS)

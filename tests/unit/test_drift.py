@@ -78,6 +78,17 @@ def test_only_possession_teaches_another_network(proven: frozenset[ProofClass]) 
     assert assessor.assess(ABROAD, TAGS) == ()
 
 
+def test_a_network_that_was_calm_a_moment_ago_does_not_vouch_for_another_one() -> None:
+    assessor, _ = fresh()
+    for _ in range(3):
+        assert assessor.assess(HOME, TAGS) == ()
+        assessor.learn(HOME, NOTHING)
+    assert assessor.assess(ABROAD, TAGS)
+    assert not assessor.learn(ABROAD, NOTHING)
+    assert assessor.assess(HOME, TAGS) == ()
+    assert assessor.assess(ABROAD, TAGS)
+
+
 def test_a_call_over_stdio_has_no_network() -> None:
     assessor, _ = fresh()
     assessor.learn(HOME, NOTHING)
