@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow mutants check conformance clients bench soak screenshots docs format clean
+.PHONY: help demo test test-slow mutants check conformance clients bench drift-bench soak screenshots docs format clean
 
 help:                ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench: $(READY)      ## latency, throughput and CPU as ratios to nginx and to a 
 
 soak: $(READY)       ## fifteen minutes of mixed load with crashes, and judges of what must hold (MINUTES=n)
 	@$(BIN)/python tools/soak --minutes $(or $(MINUTES),15)
+
+drift-bench: $(READY) ## how well unusual calls are found in recorded agent runs (RECORD=1 writes the table into the docs)
+	@$(BIN)/python tools/drift_bench.py $(if $(RECORD),--record)
 
 screenshots: $(READY) ## take the console's pictures in docs/images anew, as the browser tests see it
 	@sh tools/system-packages.sh softhsm2 chromium

@@ -284,6 +284,14 @@ class BreakGlass(_Strict):
     window: float = Field(86400.0, ge=60, le=2_592_000, description="seconds the quota is counted over")
 
 
+class Drift(_Strict):
+    """How unusual calls are told from normal ones."""
+
+    budget: float = Field(
+        0.02, gt=0, lt=0.5, description="share of an agent's normal calls that may be found unusual; thresholds follow"
+    )
+
+
 class ChangeSystem(_Strict):
     """Where the tickets of signed intents are checked: state, approval and window of the change."""
 
@@ -336,6 +344,7 @@ class Config(_Strict):
     servers: dict[Name, Server] = Field(default_factory=dict, description="the tool servers, by name")
     agents: dict[Name, AgentProfile] = Field(default_factory=dict, description="pause settings by agent name")
     approval: Approval = Field(default_factory=Approval.model_construct, description="approvals by people")
+    drift: Drift = Field(default_factory=Drift.model_construct, description="behavioural drift")
     break_glass: BreakGlass = Field(default_factory=BreakGlass.model_construct, description="emergencies")
     notify: dict[Name, Channel] = Field(default_factory=dict, description="channels that tell people, by name")
     tickets: ChangeSystem | None = Field(None, description="the change system of signed intents' tickets")

@@ -21,6 +21,7 @@ from guard.errors import ConfigError
 POINTS: Final = frozenset(
     {
         "call.received",
+        "drift.score",
         "decision.made",
         "challenge.opened",
         "proof.accepted",

@@ -40,6 +40,24 @@ class Code(StrEnum):
 
     # What behavioural signals say.
     NEW_NETWORK = "new_network", "the key is used from a network it was never used from before"
+    NEW_HOUR = "new_hour", "the key is used at an hour of the week it is never used at"
+    NEW_CLIENT = "new_client", "the key is used with software it was never used with before"
+    MANY_CALLS = "many_calls", "the agent made far more calls today than it used to in a day"
+    MUCH_DATA = "much_data", "the agent took in far more data today than it used to in a day"
+    UNUSUAL_CALL = "unusual_call", "taken as a whole, the call is not like what this agent does"
+    TOOL_NEW = "tool_new", "the agent never used this tool"
+    TOOL_RARE = "tool_rare", "the agent rarely uses this tool"
+    SEQUENCE = "sequence", "the tool does not usually follow the one before it"
+    ARGUMENT_NEW = "argument_new", "an argument takes a value that it never took"
+    DESTINATION_NEW = "destination_new", "it goes somewhere this agent never sent anything"
+    FRESH = "fresh", "a share of the values is new"
+    APART = "apart", "the call has nothing in common with the conversation before it"
+    AFTER_READ = "after_read", "the agent read an untrusted result before"
+    FROM_PROSE = "from_prose", "a new value first stood in the text of an untrusted result"
+    FROM_FIELD = "from_field", "a new value first stood in a field of an untrusted result"
+    ARGUMENT_FROM_RESULT = "argument_from_result", "the new argument was brought by an untrusted result"
+    DESTINATION_FROM_RESULT = "destination_from_result", "a new destination, in a call that a result brought values to"
+    APART_FROM_RESULT = "apart_from_result", "a result, and nothing before it, led to this call"
 
     # Why a call passes although it needs proof.
     GRANTED = "granted", "everything required was proven, and the grant is spent on this call"

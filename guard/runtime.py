@@ -20,8 +20,12 @@ from guard.app import Desk
 from guard.audit.recovery import recover
 from guard.config import Config
 from guard.drift.assess import Assessor
+from guard.drift.behaviour import Behaviour
+from guard.drift.client import ClientSignal
+from guard.drift.hours import HourSignal
 from guard.drift.network import NetworkSignal
-from guard.drift.profile import Profiles
+from guard.drift.profiles import Profiles
+from guard.drift.volume import VolumeSignal
 from guard.errors import ConfigError, IdentityError, LedgerUnavailableError, StoreUnavailableError
 from guard.identity.keys import KeyIdentifier
 from guard.model import Json, Principal
@@ -39,6 +43,7 @@ from guard.proxy.param_headers import ParamHeaders
 from guard.proxy.pausing import Pausing
 from guard.proxy.pipeline import Pipeline
 from guard.proxy.pipes import standard_streams
+from guard.proxy.shown import shown
 from guard.proxy.stdio import StdioFront
 from guard.proxy.upstream import Upstreams
 from guard.web.application import api
@@ -101,7 +106,11 @@ class Engine:
             identifier=self.identifier,
             catalogue=self.catalogue,
             memory=self._memory,
-            assessor=Assessor([NetworkSignal(profiles)]),
+            assessor=Assessor(
+                [NetworkSignal(profiles), HourSignal(profiles), ClientSignal(profiles)],
+                Behaviour(profiles, desk.keyring.digest_key, budget=config.drift.budget, read=shown),
+                VolumeSignal(profiles),
+            ),
             ceremony=self.ceremony,
             pausing=Pausing(
                 config=config,

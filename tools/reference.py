@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from guard.audit.record import EVENTS
 from guard.channels import Apprise, Desktop, SecretRef, Smtp, Webhook
 from guard.cli import cli
-from guard.config import AgentProfile, Approval, BreakGlass, ChangeSystem, Config, Console, Proxy, Server
+from guard.config import AgentProfile, Approval, BreakGlass, ChangeSystem, Config, Console, Drift, Proxy, Server
 from guard.policy.keys import (
     CONSENT_KEYS,
     DEFAULT_KEYS,
@@ -100,6 +100,7 @@ def settings() -> str:
         section("`[servers.NAME]`", Server),
         section("`[agents.NAME]`", AgentProfile),
         section("`[approval]`", Approval),
+        section("`[drift]`", Drift),
         section("`[break_glass]`", BreakGlass),
         "## `[notify.NAME]`\n\nOne table for each channel; `kind` says which. A secret never stands in the file: a "
         "table says where it is kept.",

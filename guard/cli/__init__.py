@@ -28,6 +28,7 @@ _VERBS = {
     "notify": "guard.cli.notify",
     "intent": "guard.cli.intent",
     "grant": "guard.cli.grant",
+    "drift": "guard.cli.drift",
     "why": "guard.cli.why",
     "audit": "guard.cli.audit",
 }

@@ -7,23 +7,75 @@ pipeline refuses it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final, TypeAlias
 
-from guard.model import Call, Finding, ProofClass
+from guard import faults
+from guard.drift.behaviour import Behaviour
+from guard.drift.profiles import PROFILES
+from guard.drift.volume import VolumeSignal
+from guard.model import Call, Classification, Finding, ProofClass
 from guard.ports import Signal
+
+_HOUR: Final = 3600.0
+_Who: TypeAlias = tuple[str, str, float]
 
 
 class Assessor:
-    """The configured signals as one."""
+    """The configured signals as one: doubts about identity, then volume, then behaviour.
 
-    def __init__(self, signals: Sequence[Signal]) -> None:
-        """Ask `signals` in this order."""
-        self._signals = tuple(signals)
+    `signals` see only from where, with what and at which hour a key is used.
+    """
 
-    def assess(self, call: Call) -> tuple[Finding, ...]:
+    def __init__(
+        self, signals: Sequence[Signal], behaviour: Behaviour | None = None, volume: VolumeSignal | None = None
+    ) -> None:
+        """Ask `signals` in this order, then `volume` and `behaviour`."""
+        self._signals, self._volume, self._behaviour = tuple(signals), volume, behaviour
+        self._calm: dict[str, _Who] = {}
+        self._taught: dict[str, _Who] = {}
+
+    def assess(self, call: Call, tags: Classification) -> tuple[Finding, ...]:
         """Everything unusual about this call, in the order of the signals."""
-        return tuple(finding for signal in self._signals for finding in signal.assess(call))
+        faults.point("drift.score")
+        found: list[Finding] = []
+        who, key = _who(call), call.principal.credential
+        if self._calm.get(key) != who:
+            for signal in self._signals:
+                found += signal.assess(call)
+            if not found:
+                _keep(self._calm, key, who)
+        if self._volume is not None:
+            found += self._volume.assess(call)
+        if self._behaviour is not None:
+            found += self._behaviour.assess(call, tags)
+        return tuple(found)
 
-    def learn(self, call: Call, proven: frozenset[ProofClass]) -> bool:
-        """Let every signal learn from an executed call what its proofs vouch for; True when something changed."""
-        changed = [signal.learn(call, proven) for signal in self._signals]  # every one of them, before any answer
-        return any(changed)
+    def learn(
+        self, call: Call, proven: frozenset[ProofClass], shown: bytes = b"", *, cut: bool = False, size: int = 0
+    ) -> bool:
+        """Let every signal learn from an executed call what its proofs vouch for; True when something changed.
+
+        `shown` is the answer, `cut` whether there was more of it than is at hand, and `size` the bytes of all of it.
+        """
+        who, key, changed = _who(call), call.principal.credential, False
+        if proven or self._taught.get(key) != who:
+            for signal in self._signals:
+                changed |= signal.learn(call, proven)
+            if not changed and not proven:
+                _keep(self._taught, key, who)
+        if self._volume is not None and call.kind != "protocol":
+            changed |= self._volume.learn(call, proven, size)
+        if self._behaviour is not None:
+            changed |= self._behaviour.learn(call, proven, shown, cut=cut)
+        return changed
+
+
+def _who(call: Call) -> _Who:
+    """All that the signals about identity look at; what they found calm stays calm for the hour."""
+    return call.source.address, call.source.client, call.received // _HOUR
+
+
+def _keep(of: dict[str, _Who], key: str, who: _Who) -> None:
+    if len(of) >= PROFILES:
+        of.clear()
+    of[key] = who

@@ -10,7 +10,8 @@ import ipaddress
 from functools import lru_cache
 from typing import Final
 
-from guard.drift.profile import Profiles
+from guard.drift.profile import Profile
+from guard.drift.profiles import Profiles
 from guard.model import Band, Call, Doubt, Finding, ProofClass
 from guard.reasons import Code, Reason
 
@@ -67,7 +68,12 @@ class NetworkSignal:
             KeyError: the profile of this credential was not loaded.
         """
         network, key = network_of(call.source.address), call.principal.credential
-        profile = self._profiles[key]
-        if not network or (profile.networks and ProofClass.POSSESSION not in proven):
+        known = self._profiles[key].networks
+        if not network or network in known or (known and ProofClass.POSSESSION not in proven):
             return False
-        return self._profiles.learn(key, profile.with_network(network))
+
+        def fold(into: Profile, whole: Profile) -> bool:
+            del whole
+            return into.with_network(network)
+
+        return self._profiles.learn(key, fold)

@@ -21,6 +21,7 @@ from guard.proxy.exchange import Arrival, Ending, Outcome
 from guard.proxy.http_answer import HttpAnswer, Inbox
 from guard.proxy.link import Link
 from guard.proxy.resumption import Resumable
+from guard.proxy.shown import LIMIT
 from guard.proxy.spans import exchanged, taken
 from guard.proxy.turn import Caller
 from guard.reasons import Code
@@ -329,7 +330,12 @@ class ChildExchange:
         if self._heeded:
             await self._http.finish(body.strip(), status=self._status(said), headers=headers)
         return Outcome(
-            ending=said.answer.ending, result_bytes=size + len(body), status=200, state=wanted_state(said.line)
+            ending=said.answer.ending,
+            result_bytes=size + len(body),
+            status=200,
+            state=wanted_state(said.line),
+            body=said.line,
+            cut=len(said.line) > LIMIT,
         )
 
     def _status(self, said: _Said) -> int:

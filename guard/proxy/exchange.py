@@ -46,13 +46,16 @@ class Ending(StrEnum):
 class Outcome:
     """What came back after a forward; `result_bytes` counts the body, `status` is HTTP's (0 on stdio).
 
-    `state` is the `requestState` of a tool server that wants more input before it runs the call.
+    `state` is the `requestState` of a tool server that wants more input before it runs the call; `body` is the
+    answer as far as it was kept, and `cut` says that there was more.
     """
 
     ending: Ending
     result_bytes: int = 0
     status: int = 0
     state: str = ""
+    body: bytes = field(default=b"", compare=False, repr=False)
+    cut: bool = field(default=False, compare=False)
 
 
 class Exchange(Protocol):

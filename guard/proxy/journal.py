@@ -174,13 +174,14 @@ class Journal:
 
 def _finding_json(finding: Finding) -> dict[str, Json]:
     """What a signal saw, as the ledger spells it."""
-    return {
+    fields: dict[str, Json] = {
         "signal": finding.signal,
         "cause": str(finding.cause),
         "band": finding.band.name.lower(),
         "code": str(finding.reason.code),
         "evidence": finding.reason.evidence,
     }
+    return fields | {"nats": round(finding.nats, 6)} if finding.nats else fields
 
 
 def _tags_json(tags: Classification) -> dict[str, Json]:

@@ -5,17 +5,22 @@ A profile that is not loaded looks like one that was never used, so `recall` com
 
 from __future__ import annotations
 
+from typing import Final
+
 import anyio
 import structlog
 
-from guard.drift.profile import Profiles
+from guard.drift.profile import Profile
+from guard.drift.profiles import Profiles, peers_of
+from guard.drift.snapshot import dump, load
 from guard.errors import StoreUnavailableError
 from guard.model import Principal
 from guard.ports import Baselines
 
 log = structlog.get_logger()
 
-_RETRY = 1.0
+_PAUSE: Final = 5.0
+"""Seconds between two times of storing; a guard that is killed forgets at most what it learnt since."""
 
 
 class Memory:
@@ -26,34 +31,39 @@ class Memory:
         self._profiles, self._baselines = profiles, baselines
         self._learnt = anyio.Event()
 
-    async def recall(self, principal: Principal) -> None:
-        """Have the profile of this principal's credential in memory.
+    async def recall(self, principal: Principal, server: str) -> None:
+        """Have the profiles of this principal's credential and of the server's agents in memory.
 
         Raises:
-            StoreUnavailableError: it cannot be read, so the call cannot be judged.
+            StoreUnavailableError: they cannot be read, so the call cannot be judged.
         """
-        key = principal.credential
-        if key in self._profiles:
-            return
-        snapshot = await anyio.to_thread.run_sync(self._baselines.get, key)
-        if key not in self._profiles:
-            self._profiles.load(key, snapshot)
+        for key in (principal.credential, peers_of(server)):
+            if self._profiles.used(key):
+                continue
+            snapshot = await anyio.to_thread.run_sync(self._baselines.get, key)
+            if key not in self._profiles:
+                self._profiles.load(key, snapshot)
 
     def learnt(self) -> None:
         """Say that a profile changed; `run` stores it."""
         self._learnt.set()
 
     async def run(self) -> None:
-        """Store what was learnt, soon after; tries again while the store is away. Runs until cancelled."""
+        """Store what was learnt, at once and then every few seconds; tries again while the store is away."""
         while True:
             await self._learnt.wait()
             self._learnt = anyio.Event()
-            try:
-                await anyio.to_thread.run_sync(self.save)
-            except StoreUnavailableError as error:
-                log.warning("baseline.unsaved", detail=error.detail)
-                await anyio.sleep(_RETRY)
-                self.learnt()
+            for key in self._profiles.dirty:
+                learnt = self._profiles.take(key)
+                try:
+                    whole = await anyio.to_thread.run_sync(self._store, key, learnt)
+                except StoreUnavailableError as error:
+                    log.warning("baseline.unsaved", detail=error.detail)
+                    self._profiles.give_back(key, learnt)
+                    self.learnt()
+                else:
+                    self._profiles.put(key, whole)
+            await anyio.sleep(_PAUSE)
 
     def save(self) -> None:
         """Store every profile that learnt something. Blocks.
@@ -62,9 +72,18 @@ class Memory:
             StoreUnavailableError: not everything is stored; call again.
         """
         for key in self._profiles.dirty:
-            stored = self._baselines.get(key)
-            if stored is not None:
-                self._profiles.load(key, stored)
-            snapshot = self._profiles.dump(key)
-            self._baselines.put(key, snapshot)
-            self._profiles.stored(key, snapshot)
+            learnt = self._profiles.take(key)
+            try:
+                whole = self._store(key, learnt)
+            except StoreUnavailableError:
+                self._profiles.give_back(key, learnt)
+                raise
+            self._profiles.put(key, whole)
+
+    def _store(self, key: str, learnt: Profile) -> Profile:
+        """Add what was learnt to what is stored; what it is now."""
+        stored = self._baselines.get(key)
+        whole = Profile() if stored is None else load(stored)
+        whole.add(learnt)
+        self._baselines.put(key, dump(whole))
+        return whole

@@ -57,6 +57,7 @@ _LAST_STATE: Final = {
     Ending.UPSTREAM_ERROR: State.FAILED,
     Ending.UNKNOWN: State.UNKNOWN,
 }
+_NOTHING: Final = frozenset[ProofClass]()
 _SPENT: Final = frozenset({State.CONSUMED, *_LAST_STATE.values()})
 
 
@@ -96,7 +97,7 @@ class Pipeline:
             place = self._take_place(arrival)
             try:
                 faults.point("call.received")
-                await self._memory.recall(arrival.principal)
+                await self._memory.recall(arrival.principal, arrival.server)
                 judged = self._judge(self._read(arrival))  # 1 read, 2 classify, 3 assess
                 leg = self._pausing.resume(arrival, judged.call, exchange)
                 decision = self._decide(judged, ())  # 4 decide
@@ -199,7 +200,7 @@ class Pipeline:
             change=self._catalogue.change(call.server, call.name) if changed else "",
             hint_destructive=tool and self._catalogue.destructive(call.server, call.name),
         )
-        return Judged(call=call, classification=classification, findings=self._assessor.assess(call))
+        return Judged(call=call, classification=classification, findings=self._assessor.assess(call, classification))
 
     def _decide(self, judged: Judged, grants: Sequence[Grant]) -> Decision:
         tags, call = judged.classification, judged.call
@@ -233,7 +234,7 @@ class Pipeline:
             if exchange.gone:
                 self._journal.concluded(judged.call, Code.CALLER_LEFT, challenge_id=challenge.id)
                 return
-            await self._memory.recall(judged.call.principal)
+            await self._memory.recall(judged.call.principal, judged.call.server)
             judged = self._judge(judged.call)  # tags and definitions may have changed while it was held
             if held.challenge.state is State.SATISFIED and await self._spend_grant(judged, exchange):
                 return
@@ -323,7 +324,7 @@ class Pipeline:
             if grant is not None and not spent:
                 await self._close(grant, outcome)
         if outcome.ending in {Ending.OK, Ending.TOOL_ERROR}:
-            await self._learn(call, grant)
+            await self._learn(call, grant, outcome)
         waited = self._clock.mono() - began
         if waited > 1 and call.kind == "tool" and outcome.ending is Ending.OK and not exchange.gone:
             await self._pausing.habits.waited(call.principal.subject, waited)
@@ -361,15 +362,15 @@ class Pipeline:
         except GuardError as error:
             log.error("challenge.unconcluded", challenge=grant.challenge, detail=error.detail)  # noqa: TRY400
 
-    async def _learn(self, call: Call, grant: Grant | None) -> None:
+    async def _learn(self, call: Call, grant: Grant | None, outcome: Outcome) -> None:
         """Fold an executed call into the profile, which may have made room for others meanwhile, and have it stored."""
-        proven = frozenset(proof.proof_class for proof in grant.proofs) if grant else frozenset[ProofClass]()
+        proven = frozenset(proof.proof_class for proof in grant.proofs) if grant else _NOTHING
         try:
-            await self._memory.recall(call.principal)
+            await self._memory.recall(call.principal, call.server)
         except UnavailableError as error:
             log.warning("call.unlearnt", call_id=call.id, detail=error.detail)
             return
-        if self._assessor.learn(call, proven):
+        if self._assessor.learn(call, proven, outcome.body, cut=outcome.cut, size=outcome.result_bytes):
             self._memory.learnt()
 
     # ------------------------------------------------------------------ refusals

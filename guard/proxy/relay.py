@@ -300,7 +300,9 @@ class HttpExchange:
             ending=ended,
             result_bytes=relay.size,
             status=relay.status,
-            state=wanted_state(b"".join(relay.kept or ())),
+            state=wanted_state(body := b"".join(relay.kept or ())),
+            body=body,
+            cut=relay.kept is None,
         )
 
     def rewrite(self, message: Request) -> None:

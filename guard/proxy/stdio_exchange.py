@@ -12,6 +12,7 @@ from guard.model import Json
 from guard.proxy.asking import Questions
 from guard.proxy.child import Child
 from guard.proxy.exchange import Ending, Outcome
+from guard.proxy.shown import LIMIT
 from guard.reasons import Code
 from guard.wire import reply
 from guard.wire.message import Message, Request, Response
@@ -171,7 +172,7 @@ class StdioExchange:
         """Pass the tool server's answer on and end the wait for it."""
         self.awaiting, self.answered, self.relayed = False, True, True
         await self._output.send(line)
-        self.conclude(Outcome(ending=ending, result_bytes=len(line), state=state))
+        self.conclude(Outcome(ending=ending, result_bytes=len(line), state=state, body=line, cut=len(line) > LIMIT))
 
     def conclude(self, end: Outcome | UpstreamError) -> None:
         """End the wait for the tool server's answer; the first end counts."""

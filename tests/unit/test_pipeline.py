@@ -14,8 +14,9 @@ from guard.audit.redact import Redactor
 from guard.clock import SystemClock
 from guard.config import Config
 from guard.drift.assess import Assessor
+from guard.drift.behaviour import Behaviour
 from guard.drift.network import NetworkSignal
-from guard.drift.profile import Profiles
+from guard.drift.profiles import Profiles
 from guard.errors import StoreUnavailableError, UpstreamError
 from guard.identity.keys import KeyIdentifier
 from guard.identity.lifecycle import Lifecycle
@@ -112,7 +113,7 @@ class Guard:
                 clock=self.clock,
             ),
             memory=self.memory,
-            assessor=Assessor([NetworkSignal(self.profiles)]),
+            assessor=Assessor([NetworkSignal(self.profiles)], Behaviour(self.profiles, b"k" * 32)),
             ceremony=self.ceremony,
             journal=Journal(self.ledger, Redactor(b"k" * 32)),
             clock=self.clock,

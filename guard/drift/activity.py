@@ -1,0 +1,149 @@
+"""What happened so far in one activity: the call before, what results showed, what was touched.
+
+An activity lives in memory only. Results are kept as they came, and read only when a later call brings a new value, for
+most calls bring none. What is too large to keep makes every new value suspect, so padding hides nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from guard.drift.observation import Observation
+from guard.drift.profile import START
+
+if TYPE_CHECKING:
+    from guard.drift.behaviour import Assessment
+
+KEPT: Final = 128 * 1024
+"""Bytes of results an activity keeps; once there was more, every new value counts as seen."""
+USED: Final = 20_000
+"""Values of calls an activity remembers."""
+SHORTEST: Final = 4
+"""Characters of a value that counts as seen in a result nobody could read to the end."""
+_DIFFERENT: Final = 1024
+"""Results that are told apart from a repetition."""
+_TRIED: Final = 64
+"""Places in one result where a value is looked at; one that stands at more counts as seen."""
+_SKIPPED: Final = 8
+"""Quotes or points in a row that are looked past; more of them hide nothing."""
+
+_PART: Final = re.compile(r"[\w@.+/:#-]{3,200}")
+_WORD: Final = re.compile(r"[\w@.+/:#-]")
+_EDGES: Final = ".,:;-#/"
+_QUOTES: Final = " '\""
+_BOUNDS: Final = ",:\n[]{}()"
+
+
+class Activity:
+    """One conversation of one principal, as far as the calls show it."""
+
+    __slots__ = (
+        "_known",
+        "_read",
+        "_seen",
+        "_unread",
+        "again",
+        "before",
+        "calls",
+        "full",
+        "held",
+        "last",
+        "reads",
+        "used",
+    )
+
+    def __init__(self, read: Callable[[bytes], str]) -> None:
+        """Begin one; `read` gives the text that a result showed the agent."""
+        self._read = read
+        self._unread: list[bytes] = []
+        self._seen: list[str] = []
+        self._known: set[int] = set()
+        self.before = START
+        self.calls = self.reads = self.held = 0
+        self.last = 0.0
+        self.full = False
+        self.used: set[int] = set()
+        self.again: dict[int, tuple[tuple[object, ...], Assessment]] = {}
+
+    def called(self, seen: Observation) -> None:
+        """Note a call that was executed."""
+        self.before = seen.tool
+        self.calls += 1
+        if len(self.used) < USED:
+            self.used.update(seen.touched)
+
+    def showed(self, result: bytes, *, cut: bool = False) -> None:
+        """Note what an untrusted result showed; `cut` when it was longer than what is at hand."""
+        if not result:
+            return
+        self.reads += 1
+        if self.full:
+            return
+        if cut or self.held + len(result) > KEPT:
+            self.forget()
+            return
+        said = hash(result[max(0, result.find(b'"result"')) :])  # without the number of the message
+        if said not in self._known:
+            if len(self._known) < _DIFFERENT:
+                self._known.add(said)
+            self._unread.append(result)
+            self.held += len(result)
+
+    def forget(self) -> None:
+        """Keep no results any more: every new value counts as seen in one."""
+        self.full, self.held = True, 0
+        self._unread, self._seen, self._known = [], [], set()
+
+    def origin(self, text: str) -> str:
+        """Where in earlier results a value stood: "field" of a structure, "prose", or "" for nowhere."""
+        if self.full:
+            return "prose" if len(text) >= SHORTEST else ""
+        if self._unread:
+            self._seen += [self._read(one).lower() for one in self._unread]
+            self._unread = []
+        found = ""
+        for shown in self._seen:
+            if (where := _stands(text, shown)) == "field":
+                return where
+            found = found or where
+        parts = _PART.findall(text) if not found and self._seen else ()
+        if len(parts) > 1 and all(any(_stands(one, shown) for shown in self._seen) for one in parts):
+            return "prose"
+        return found
+
+
+def _stands(text: str, shown: str) -> str:
+    """Whether a value stands in a text as a "field", as a word of its "prose", or not at all ("")."""
+    found, at = "", -1
+    for _ in range(_TRIED):
+        if (at := shown.find(text, at + 1)) < 0:
+            return found
+        if _bounded(shown, at - 1, -1) and _bounded(shown, at + len(text), 1):
+            return "field"
+        if not found and _apart(shown, at - 1, -1) and _apart(shown, at + len(text), 1):
+            found = "prose"
+    return found or "prose"
+
+
+def _bounded(shown: str, at: int, step: int) -> bool:
+    """Whether nothing but quotes lies between this place and the end of a field."""
+    for _ in range(_SKIPPED):
+        if not 0 <= at < len(shown) or shown[at] in _BOUNDS:
+            return True
+        if shown[at] not in _QUOTES:
+            return False
+        at += step
+    return True
+
+
+def _apart(shown: str, at: int, step: int) -> bool:
+    """Whether a word ends before this place, punctuation aside."""
+    for _ in range(_SKIPPED):
+        if not 0 <= at < len(shown) or not _WORD.match(shown[at]):
+            return True
+        if shown[at] not in _EDGES:
+            return False
+        at += step
+    return True

@@ -1,0 +1,23 @@
+"""Argument values this agent never used there.
+
+A new value surprises where a path always takes the same three values, and does not where it takes new ones every day.
+"""
+
+from __future__ import annotations
+
+from guard.drift.observation import Measure
+from guard.drift.scene import News
+
+
+def measure(news: News, found: list[Measure]) -> None:
+    """Find `argument_new` in nats, `destination_new` and `apart` up to 1, `fresh` as the share of new values."""
+    if news.surprise:
+        slot = news.slot
+        known = news.surprise_at, len(slot.values) if slot else 0, slot.total if slot else 0.0
+        found.append(("argument_new", news.surprise, "{}: new; {} values known in {:.0f} uses", known))
+    if news.destination:
+        found.append(("destination_new", news.destination, "{}: a destination never used", (news.destination_at,)))
+    if news.new:
+        found.append(("fresh", news.new / news.values, "{} of {} values are new", (news.new, news.values)))
+    if news.apart:
+        found.append(("apart", 1.0, "none of its values stood in an earlier call of this conversation", ()))

@@ -1,0 +1,302 @@
+"""Does this call fit what this agent does? Doubt about intent, from every signal of `guard.drift.score` together.
+
+A call above the calibrated threshold is unusual or alarming as a whole: one finding carries that band, and one
+calm finding each its share of the score, so what a reviewer reads adds up to what was decided.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+from guard.drift.activity import Activity
+from guard.drift.calibrate import Thresholds, thresholds
+from guard.drift.effect import CHANGES, HURTS, READS, effect
+from guard.drift.observation import Measure, Observation
+from guard.drift.profile import AGAIN, Lesson, Profile
+from guard.drift.profiles import Profiles, peers_of
+from guard.drift.scene import Scene
+from guard.drift.score import Factor, Weights, factors, score, shipped
+from guard.drift.values import Hasher, touched, values
+from guard.model import Band, Call, Classification, Doubt, Finding, Json, ProofClass, Sensitivity
+from guard.reasons import Code, Reason
+
+SIGNAL: Final = "behaviour"
+IDLE: Final = 900.0
+"""Seconds without a call after which an activity is over."""
+ACTIVITIES: Final = 1024
+PENDING: Final = 4096
+HELD: Final = 16 * 1024 * 1024
+"""Bytes of results that all activities together keep."""
+_LATELY: Final = 64
+_STEADY: Final = frozenset({"tool_rare", "sequence", "after_read"})
+"""What depends on the profiles and the call before alone: such a call scores the same until one of them changes."""
+_SMALL: Final = 2048  # characters of arguments whose values are kept for the next call that has the same
+DAY: Final = 86400.0
+
+_WEIGHTS: Final = {
+    Sensitivity.PUBLIC: READS,
+    Sensitivity.INTERNAL: READS,
+    Sensitivity.SENSITIVE: CHANGES,
+    Sensitivity.CRITICAL: HURTS,
+}
+_EFFECTS: Final = {
+    "read": READS,
+    "egress": HURTS,
+    "notify": HURTS,
+    "destroy": HURTS,
+    "execute": HURTS,
+    "move_money": HURTS,
+    "export_secret": HURTS,
+    "grant_privilege": HURTS,
+    "change_policy": HURTS,
+}
+
+
+_CODES: Final = {str(code): code for code in Code}
+
+
+def plain(result: bytes) -> str:
+    """A result that is text."""
+    return result.decode("utf-8", "replace")
+
+
+class Assessment(NamedTuple):
+    """What one call scored, before it ran, and what the score was held against (None: not calibrated)."""
+
+    seen: Observation
+    before: str
+    score: float
+    parts: list[Measure]
+    limits: Thresholds | None
+    band: Band
+
+    @property
+    def factors(self) -> tuple[Factor, ...]:
+        """What adds up to the score, the largest first."""
+        return factors(self.parts)
+
+
+class Behaviour:
+    """Scores calls against profiles, and teaches the profiles what executed calls may teach."""
+
+    def __init__(
+        self,
+        profiles: Profiles,
+        key: bytes,
+        *,
+        budget: float = 0.02,
+        weights: Weights | None = None,
+        read: Callable[[bytes], str] = plain,
+    ) -> None:
+        """Judge by `profiles`; `key` keys the digests of values; `budget` is the share of normal calls challenged.
+
+        `read` gives the text that a result showed the agent.
+        """
+        self._profiles, self._hasher, self._budget, self._read = profiles, Hasher(key), budget, read
+        self._lately: dict[str, tuple[Classification, Observation]] = {}
+        self._held = 0
+        self._weights = weights or shipped()
+        self._activities: OrderedDict[str, Activity] = OrderedDict()
+        self._pending: OrderedDict[str, tuple[Assessment, Activity]] = OrderedDict()
+
+    # -------------------------------------------------------------- before the call
+
+    def judge(self, own: str, server: str, seen: Observation, activity: Activity) -> Assessment:
+        """Score one call of the profile `own` on `server`.
+
+        Raises:
+            KeyError: a profile was not loaded.
+        """
+        mine, peers = self._profiles[own], self._profiles[peers_of(server)]
+        state = seen, activity.before, activity.reads > 0, mine, mine.version, peers, peers.version
+        known = activity.again.get(id(seen))
+        if known is not None and known[0] == state:
+            return known[1]
+        total, parts = score(Scene(seen, mine, peers, activity), self._weights)
+        limits = self._threshold(mine) or self._threshold(peers)
+        found = Assessment(seen, activity.before, total, parts, limits, _band(seen, total, parts, limits))
+        if found.band is Band.CALM and all(part[0] in _STEADY for part in parts):
+            if len(activity.again) >= _LATELY:
+                activity.again.clear()
+            activity.again[id(seen)] = state, found
+        return found
+
+    def assess(self, call: Call, tags: Classification) -> tuple[Finding, ...]:
+        """The findings about one call: none when it is calm.
+
+        Raises:
+            KeyError: a profile was not loaded.
+        """
+        if call.kind != "tool":
+            return ()
+        seen = self._observed(call, tags)
+        key = call.principal.credential
+        activity = self._activity(key, call.received)
+        found = self.judge(key, call.server, seen, activity)
+        self._pending[call.id] = found, activity
+        if len(self._pending) > PENDING:
+            self._pending.popitem(last=False)
+        return self.findings(found)
+
+    def findings(self, found: Assessment) -> tuple[Finding, ...]:
+        """The call as a whole and each factor; nothing for a calm call."""
+        return () if found.band is Band.CALM else tuple(_findings(found, self._budget))
+
+    def observe(
+        self, server: str, tool: str, arguments: Mapping[str, Json], tags: Classification | None
+    ) -> Observation:
+        """The call as signals see it; an owner's tags say what it can do, else its name does."""
+        found = values(arguments, self._hasher)
+        return Observation(f"{server}/{tool}", found, weigh(tool, tags), touched(found))
+
+    def _observed(self, call: Call, tags: Classification) -> Observation:
+        """The same, where the values of a call that came lately are not taken apart again."""
+        known = self._lately.get(call.digest)
+        if known is not None and known[0] is tags:
+            return known[1]
+        seen = self.observe(call.server, call.name, call.arguments, tags)
+        if len(call.canonical) <= _SMALL:
+            if len(self._lately) >= _LATELY:
+                self._lately.clear()
+            self._lately[call.digest] = tags, seen
+        return seen
+
+    # -------------------------------------------------------------- after the call
+
+    def learn(self, call: Call, proven: frozenset[ProofClass], shown: bytes, *, cut: bool = False) -> bool:
+        """Fold an executed call: all of it if it was unchallenged and not alarming, or if a person wanted it.
+
+        `shown` is its result, `cut` whether there was more. True when a profile changed.
+        """
+        if call.kind == "protocol":
+            return False  # what a listing shows is pinned and no result
+        key = call.principal.credential
+        known = self._pending.pop(call.id, None)
+        if known is None:
+            self._hold(self._activity(key, call.received), shown, cut=cut)
+            return False
+        found, activity = known
+        activity.called(found.seen)
+        self._hold(activity, shown, cut=cut)
+        vouched = ProofClass.CONSENT in proven
+        if not vouched and (proven or found.band is Band.ALARMING):
+            return False
+        self.teach(key, call.server, found, now=call.received, day=int(call.received // DAY), vouched=vouched)
+        return True
+
+    def teach(self, own: str, server: str, found: Assessment, *, now: float, day: int, vouched: bool = False) -> None:
+        """Fold one assessed and executed call into its agent's profile and that of the server."""
+        mine, peers = self._profiles[own], self._profiles[peers_of(server)]
+        if not vouched and mine.full(day) and peers.full(day):
+            return
+        lesson = Lesson(
+            tool=found.seen.tool,
+            before=found.before,
+            values=found.seen.values,
+            now=now,
+            day=day,
+            vouched=vouched,
+            score=None if vouched else found.score,
+        )
+
+        for key in (own, peers_of(server)):
+            learnt, known = self._profiles.both(key)
+            if vouched or not known.full(day):
+                learnt.learn(lesson, known)
+                known.learn(lesson, known)
+
+    # -------------------------------------------------------------- inside
+
+    def _hold(self, activity: Activity, shown: bytes, *, cut: bool) -> None:
+        """Keep a result; the activities that slept longest let go of theirs when all together hold too much."""
+        before = activity.held
+        activity.showed(shown, cut=cut)
+        self._held += activity.held - before
+        if self._held > HELD:
+            for one in self._activities.values():
+                self._held -= one.held
+                one.forget()
+                if self._held <= HELD // 2:
+                    return
+
+    def _activity(self, key: str, now: float) -> Activity:
+        activity = self._activities.get(key)
+        if activity is None or now - activity.last > IDLE:
+            if activity is not None:
+                self._held -= activity.held
+            activity = self._activities[key] = Activity(self._read)
+            if len(self._activities) > ACTIVITIES:
+                self._held -= self._activities.popitem(last=False)[1].held
+        self._activities.move_to_end(key)
+        activity.last = max(activity.last, now)
+        return activity
+
+    def _threshold(self, profile: Profile) -> Thresholds | None:
+        """The thresholds of a profile, looked at again after every `AGAIN` scores it learnt."""
+        if profile.unread >= AGAIN:
+            profile.unread, profile.limits = 0, thresholds(profile.scores, self._budget)
+        return profile.limits
+
+
+def weigh(tool: str, tags: Classification | None) -> float:
+    """What a call can do: by its owner's tags, or by the tool's name where nobody tagged it."""
+    if tags is None or not tags.tagged:
+        return effect(tool)
+    weight = _WEIGHTS[tags.sensitivity]
+    for one in tags.effects:
+        weight = max(weight, _EFFECTS.get(one, CHANGES))
+    return weight
+
+
+def _band(seen: Observation, total: float, parts: list[Measure], limits: Thresholds | None) -> Band:
+    """Calm, unusual or alarming; with nothing to calibrate by, only what a result drives and what hurts is unusual."""
+    if limits is None:
+        driven = any(name == "destination_from_result" for name, *_ in parts)
+        return Band.UNUSUAL if driven and seen.weight >= HURTS else Band.CALM
+    if total > limits.alarming:
+        return Band.ALARMING
+    return Band.UNUSUAL if total > limits.unusual else Band.CALM
+
+
+def _findings(found: Assessment, budget: float) -> list[Finding]:
+    """The call as a whole, and what each factor adds to its score."""
+    said = f"score {found.score:.2f}"
+    if found.limits is not None:
+        limit = found.limits.alarming if found.band is Band.ALARMING else found.limits.unusual
+        said += (
+            f", threshold {limit:.2f} for {budget:.1%} of calls ({found.limits.achieved:.1%} of the last "
+            f"{found.limits.points}); calm without {', '.join(_enough(found))}"
+        )
+    else:
+        said += ", and no history to compare with"
+    whole = Finding(
+        signal=SIGNAL,
+        cause=Doubt.INTENT,
+        band=found.band,
+        reason=Reason(Code.UNUSUAL_CALL, by=SIGNAL, evidence=said),
+        nats=found.score,
+    )
+    parts = [
+        Finding(
+            signal=one.name,
+            cause=Doubt.INTENT,
+            band=Band.CALM,
+            reason=Reason(_CODES[one.name], by=SIGNAL, evidence=one.evidence),
+            nats=one.value,
+        )
+        for one in found.factors
+    ]
+    return [whole, *parts]
+
+
+def _enough(found: Assessment) -> list[str]:
+    """The fewest factors without which the call would have been calm."""
+    left, without = found.score, []
+    for one in found.factors:
+        if found.limits is None or left <= found.limits.unusual:
+            break
+        left -= one.value
+        without.append(one.name)
+    return without

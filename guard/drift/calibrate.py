@@ -1,0 +1,51 @@
+"""From scores of normal calls to the threshold that challenges a stated share of them.
+
+Split-conformal: of n scores of calls that did not yet belong to the profile, the one of rank ceil((n+1)(1-budget)) is
+exceeded by at most that share of further calls like them. Too few scores give no threshold at all, rather than a guess.
+
+An agent that does the same thing all day scores next to nothing, and next to nothing would be its threshold: thousands
+of equal scores say little about the first call that is not like them. So no threshold lies below a floor in nats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+ALARMING: Final = 4.0
+"""How many times rarer than unusual a normal call that counts as alarming may be."""
+BEYOND: Final = 1.5
+"""How far above the unusual one the alarming threshold lies while there are too few scores to know."""
+
+UNUSUAL_FLOOR: Final = 1.0
+"""Nats that a call must exceed to be unusual, however regular the agent: more than one that only reads can score."""
+ALARMING_FLOOR: Final = 2.0
+"""Nats that a call must exceed to be alarming: several doubts at once about a call that can hurt."""
+
+
+class Thresholds(NamedTuple):
+    """Above `unusual` and above `alarming`; `points` scores stand behind them, `achieved` of which are above."""
+
+    unusual: float
+    alarming: float
+    points: int
+    achieved: float
+
+
+def quantile(ordered: Sequence[float], budget: float) -> float | None:
+    """The conformal quantile of ascending scores; None when there are too few for this budget."""
+    rank = math.ceil((len(ordered) + 1) * (1 - budget))
+    return ordered[rank - 1] if 0 < rank <= len(ordered) else None
+
+
+def thresholds(scores: Sequence[float], budget: float) -> Thresholds | None:
+    """The thresholds for a budget (a share, 0 to 1) of normal calls; None when there are too few scores."""
+    ordered = sorted(one for one in scores if math.isfinite(one))
+    found = quantile(ordered, budget)
+    if found is None:
+        return None
+    unusual, alarming = max(found, UNUSUAL_FLOOR), quantile(ordered, budget / ALARMING)
+    above = sum(one > unusual for one in ordered)
+    most = unusual * BEYOND if alarming is None else max(unusual, alarming)
+    return Thresholds(unusual, max(most, ALARMING_FLOOR), len(ordered), above / len(ordered))

@@ -1,0 +1,174 @@
+"""What of a call's arguments is compared with the past: short values whole, long text by what it names.
+
+A value is normalised, and kept only as a keyed 8-byte hash, so a stolen profile reveals nothing. Beside it stands
+what it belongs to (the domain of an address, the host of a URL, the folder of a path): a new page of a known
+host is less news than a new host.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+from guard.model import Json
+
+SHORT: Final = 64
+"""Characters of a value that is compared whole; of longer text only the entities count."""
+WORDS: Final = 5
+LEAVES: Final = 64
+"""Values of one call that are looked at."""
+NAME: Final = 64
+"""Characters of an argument's name that count."""
+READ: Final = 4096
+"""Characters of one long text that are searched for entities."""
+ENTITIES: Final = 16
+EVERYBODY: Final = frozenset(
+    f"@{name}"
+    for name in [
+        "gmail.com",
+        "googlemail.com",
+        "outlook.com",
+        "hotmail.com",
+        "live.com",
+        "msn.com",
+        "yahoo.com",
+        "icloud.com",
+        "me.com",
+        "aol.com",
+        "gmx.com",
+        "gmx.de",
+        "gmx.net",
+        "web.de",
+        "proton.me",
+        "protonmail.com",
+        "mail.com",
+        "mail.ru",
+        "yandex.ru",
+        "qq.com",
+        "163.com",
+        "example.com",
+    ]
+)
+"""Domains of mailboxes anybody can have: another address there is related to nothing."""
+
+_URL: Final = re.compile(r"https?://[^\s'\",)>\]]{1,200}")
+_WWW: Final = re.compile(r"www\.[^\s'\",)>\]]{1,200}")
+_ACCOUNT: Final = re.compile(r"[A-Z](?<!\w[A-Z])[A-Z]\d{6,32}\w{0,32}")
+_PATH: Final = re.compile(r"/[\w.-]{1,64}(?:/[\w.-]{1,64}){1,7}")
+_NAME: Final = re.compile(r"[\w.+-]{1,64}")
+_DOMAIN: Final = re.compile(r"[\w-]{1,64}(?:\.[\w-]{1,32})+")
+_SIGNS: Final = (("://", _URL), ("www.", _WWW))
+_TRIED: Final = 64
+"""At signs of one text that are looked at."""
+
+
+class Value(NamedTuple):
+    """One argument value at a path: its text (never stored), its hash, and that of what it belongs to (0: nothing)."""
+
+    path: str
+    text: str
+    digest: int
+    parent: int
+
+
+class Hasher:
+    """Keyed 8-byte hashes; what was hashed lately is remembered, since agents repeat themselves."""
+
+    def __init__(self, key: bytes) -> None:
+        """Hash under `key` (at most 64 bytes)."""
+        self._base = blake2b(key=key, digest_size=8)
+        self.digests = lru_cache(maxsize=8192)(self._digests)
+        """The hash of a normalised text, and of what it belongs to (0: nothing)."""
+
+    def _digests(self, text: str) -> tuple[int, int]:
+        above = parent(text)
+        return self._digest(text), self._digest(above) if above else 0
+
+    def _digest(self, text: str) -> int:
+        state = self._base.copy()
+        state.update(text.encode("utf-8", "surrogatepass"))
+        return int.from_bytes(state.digest(), "big")
+
+
+def parent(text: str) -> str:
+    """What a value belongs to: the domain, the host, or the folder; "" when it is nothing of the kind."""
+    if "://" in text or text.startswith("www."):
+        host = text.partition("://")[2] or text
+        return "@" + host.partition("/")[0].rpartition("@")[2].partition(":")[0].removeprefix("www.")
+    if "@" in text:
+        domain = "@" + text.rpartition("@")[2]
+        return "" if domain in EVERYBODY else domain
+    if "/" in text:
+        head = text.rpartition("/")[0]
+        return (head or "/") + "/"
+    return ""
+
+
+def leaves(arguments: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
+    """(path, text) of every leaf in order; lists share the path of their members. No recursion, no bound."""
+    todo: list[tuple[str, Json]] = [("." + key[:NAME], value) for key, value in arguments.items()]
+    todo.reverse()
+    while todo:
+        path, value = todo.pop()
+        if isinstance(value, str):
+            if value:
+                yield path, value
+        elif isinstance(value, Mapping):
+            todo += [(f"{path[:NAME]}.{key[:NAME]}", member) for key, member in [*value.items()][::-1]]
+        elif isinstance(value, list | tuple):
+            todo += [(path, member) for member in reversed(value)]
+        elif value is not None:
+            yield path, str(value)
+
+
+def values(arguments: Mapping[str, Json], hasher: Hasher) -> tuple[Value, ...]:
+    """The values of a call that are compared, at most `LEAVES`."""
+    found: list[Value] = []
+    for path, text in leaves(arguments):
+        if len(found) >= LEAVES:
+            break
+        plain = text[: SHORT * 2].strip().lower()
+        if len(text) > SHORT or plain.count(" ") >= WORDS:
+            found += [Value(path + "#", entity, *hasher.digests(entity)) for entity in entities(text)]
+        elif plain:
+            found.append(Value(path, plain, *hasher.digests(plain)))
+    return tuple(found)
+
+
+def touched(found: tuple[Value, ...]) -> tuple[int, ...]:
+    """The hashes of values, and of what they belong to."""
+    return tuple({digest for value in found for digest in (value.digest, value.parent) if digest})
+
+
+def entities(text: str) -> list[str]:
+    """Addresses, URLs, accounts and paths in the first `READ` characters of a text, in lower case, each once."""
+    text = text[:READ]
+    found = [(one.start(), one[0]) for one in _ACCOUNT.finditer(text)]
+    for sign, pattern in _SIGNS:
+        if sign in text:  # far cheaper than to try a pattern at every place
+            found += [(one.start(), one[0]) for one in pattern.finditer(text)]
+    if "@" in text:
+        found += _addresses(text)
+    if "/" in text:
+        found += [(one.start(), one[0]) for one in _PATH.finditer(text) if not _joined(text, one.start())]
+    found.sort()
+    return list(dict.fromkeys([one.lower().rstrip(".") for _, one in found]))[:ENTITIES]
+
+
+def _addresses(text: str) -> Iterator[tuple[int, str]]:
+    """Where a mail address begins, and the address."""
+    at = -1
+    for _ in range(_TRIED):
+        if (at := text.find("@", at + 1)) < 0:
+            return
+        name = _NAME.match(text[max(0, at - SHORT) : at][::-1])
+        if name and (domain := _DOMAIN.match(text, at + 1)):
+            yield at - name.end(), f"{name[0][::-1]}@{domain[0]}"
+
+
+def _joined(text: str, at: int) -> bool:
+    """Whether what begins there is the rest of something longer."""
+    return at > 0 and (text[at - 1].isalnum() or text[at - 1] in "_/")

@@ -1,0 +1,128 @@
+"""Recorded sessions replayed through the drift signals: history is learned, then every call is scored before it runs.
+
+A line of a recording is a JSON object with `session`, `server`, `identity`, `tool`, `arguments` and `result_text`; a
+session's lines stand together. Recordings have no clock, so a session of the history counts as a day.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from guard.config import Config
+from guard.drift.activity import Activity
+from guard.drift.behaviour import Assessment, Behaviour, plain
+from guard.drift.profiles import Profiles, peers_of
+from guard.model import Band, Call, Classification, Json, Principal, Source
+from guard.policy.classify import PolicySet, classify
+from guard.policy.directory import PolicyDirectory
+from guard.requirement import required
+
+
+class Replay:
+    """Learns and scores recorded sessions under the policies of a configuration; servers without one have no tags."""
+
+    def __init__(self, config: Config) -> None:
+        """Start with no history.
+
+        Raises:
+            PolicyError: a policy file has a mistake.
+        """
+        self._profiles = Profiles()
+        self._behaviour = Behaviour(self._profiles, b"", budget=config.drift.budget)
+        self._policies = PolicyDirectory(config.policies).load() if config.policies.is_dir() else PolicySet()
+        self._irreversible = config.irreversible
+        self._days: dict[str, int] = {}
+
+    def learn(self, calls: list[dict[str, Any]]) -> None:
+        """Learn one session that was executed and unchallenged."""
+        identity, server = calls[0]["identity"], calls[0]["server"]
+        day = self._days[identity] = self._days.get(identity, -1) + 1
+        for one in self._judged(calls):
+            self._behaviour.teach(identity, server, one.found, now=0.0, day=day)
+
+    def score(self, calls: list[dict[str, Any]]) -> Iterator[dict[str, Json]]:
+        """One line for each call of a session; `requirement` where the server's owner tagged its tools."""
+        for one in self._judged(calls):
+            line: dict[str, Json] = {
+                "session": one.line["session"],
+                "seq": one.line["seq"],
+                "score": round(one.found.score, 6),
+                "decision": "allow" if one.found.band is Band.CALM else "challenge",
+                "us": round(one.took * 1e6, 2),
+                "factors": [
+                    {"name": f.name, "value": round(f.value, 6), "evidence": f.evidence} for f in one.found.factors
+                ],
+            }
+            if one.tags is not None:
+                findings = self._behaviour.findings(one.found)
+                line["requirement"] = required(one.tags, findings, irreversible=self._irreversible)[0].label
+            yield line
+
+    def size(self, identity: str) -> int:
+        """Bytes of an identity's snapshot."""
+        return len(self._profiles.dump(identity))
+
+    def _judged(self, calls: list[dict[str, Any]]) -> Iterator[_Judged]:
+        """Judge the calls of a session one after the other; each result is seen only after its call was judged."""
+        activity = Activity(plain)
+        for line in calls:
+            identity, server, tool, arguments = (
+                line["identity"],
+                line["server"],
+                line["tool"],
+                line["arguments"] or {},
+            )
+            for key in (identity, peers_of(server)):
+                if key not in self._profiles:
+                    self._profiles.load(key, None)
+            tags = self._tags(line) if server in self._policies.policies else None
+            start = time.perf_counter()
+            seen = self._behaviour.observe(server, tool, arguments, tags)
+            found = self._behaviour.judge(identity, server, seen, activity)
+            took = time.perf_counter() - start
+            yield _Judged(line, tags, found, took)
+            activity.called(seen)
+            activity.showed((line["result_text"] or "").encode("utf-8", "surrogatepass"))
+
+    def _tags(self, line: dict[str, Any]) -> Classification:
+        call = Call(
+            id="",
+            principal=Principal(subject=line["identity"], credential=line["identity"]),
+            source=Source(transport="http"),
+            server=line["server"],
+            method="tools/call",
+            kind="tool",
+            name=line["tool"],
+            arguments=line["arguments"] or {},
+            canonical="",
+            definition="",
+            digest="",
+            received=0.0,
+        )
+        return classify(self._policies, call, now=0.0)
+
+
+class _Judged(NamedTuple):
+    """A line of a recording, its tags (None: nobody tagged the server), its assessment, and the seconds it took."""
+
+    line: dict[str, Any]
+    tags: Classification | None
+    found: Assessment
+    took: float
+
+
+def sessions(file: Path) -> Iterator[list[dict[str, Any]]]:
+    """The sessions of a recording.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: a line is no JSON.
+    """
+    with file.open(encoding="utf-8") as lines:
+        for _, calls in groupby(map(json.loads, lines), key=lambda call: call["session"]):
+            yield list(calls)
