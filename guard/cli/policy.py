@@ -5,76 +5,24 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
-from guard.app import desk
 from guard.cli import policy_options as options
+from guard.cli.policy_check import check
 from guard.cli.policy_pin import pin
 from guard.cli.policy_start import scaffold
 from guard.cli.policy_try import diff, replay, test
-from guard.config import IRREVERSIBLE, Config
-from guard.factors import break_glass
-from guard.lab.check import check as check_folder
+from guard.config import IRREVERSIBLE
 from guard.lab.explain import explain as explain_call
 from guard.policy.directory import PolicyDirectory
 from guard.policy.schema import schema as policy_schema
-from guard.policy.tree import Mistake
 
 
 @click.group()
 def policy() -> None:
     """Check and explain the policies of tool owners."""
-
-
-@policy.command()
-@options.config
-@options.as_json
-@click.option("--strict", is_flag=True, help="fail on warnings too")
-def check(file: Path, as_json: bool, strict: bool) -> None:
-    """Check every policy file.
-
-    Prints FILE:LINE:COLUMN: MESSAGE, one a line. Exits with 2 on a mistake (with --strict on a warning, too).
-    """
-    folder, config = options.settings(file)
-    report = check_folder(folder, config, _able(config, file))
-    if as_json:
-        found = [_data("mistake", one) for one in report.mistakes] + [_data("warning", one) for one in report.warnings]
-        click.echo(json.dumps(found, indent=2))
-    else:
-        for mistake in report.mistakes:
-            click.echo(mistake)
-        for warning in report.warnings:
-            click.echo(Mistake(warning.place, f"warning: {warning.message}"))
-    failed = bool(report.mistakes or (strict and report.warnings))
-    said = f"{report.read} read, {len(report.mistakes)} mistakes, {len(report.warnings)} warnings"
-    click.echo(said, err=True)
-    sys.exit(2 if failed else 0)
-
-
-def _able(config: Config | None, file: Path) -> Mapping[str, int] | None:
-    """How many people of each group can consent now; None where there is no state yet, for a check makes none."""
-    if config is None or not config.state.is_dir():
-        return None
-    with desk(file) as services:
-        live = [one for one in services.store.factors.of("") if not one.revoked and not one.locked]
-        able = {one.subject for one in live if one.kind != break_glass.KIND}
-        people = [one for one in services.store.approvers.all() if not one.removed and one.name in able]
-    return Counter(group for one in people for group in one.groups)
-
-
-def _data(severity: str, found: Mistake) -> dict[str, str | int]:
-    place = found.place
-    return {
-        "severity": severity,
-        "file": place.file,
-        "line": place.line,
-        "column": place.column,
-        "message": found.message,
-    }
 
 
 @policy.command()
@@ -102,5 +50,5 @@ def schema(file: Path) -> None:
     click.echo(json.dumps(policy_schema(), indent=2))
 
 
-for _verb in (scaffold, pin, test, replay, diff):
+for _verb in (check, scaffold, pin, test, replay, diff):
     policy.add_command(_verb)

@@ -25,6 +25,7 @@ _AROUND: Final = 4
 _DEPTH: Final = 24
 _LONG: Final = 2_000
 _SPLIT: Final = re.compile(r"\s+")
+_PLAIN: Final = re.compile(r"[\w$-]+")
 
 
 def wording(before: str, now: str) -> tuple[str, ...]:
@@ -36,7 +37,9 @@ def wording(before: str, now: str) -> tuple[str, ...]:
     for path in sorted(old.keys() | new.keys()):
         was, is_ = old.get(path), new.get(path)
         if was != is_:
-            lines.append(visible(f"{path}: {_words(was, is_)}"))
+            same = was is not None and is_ is not None and was[1] == is_[1]  # the text "1" became the number 1
+            words = "of another type" if same else _words(was and was[1], is_ and is_[1])
+            lines.append(visible(f"{path}: {words}"))
     if len(lines) > MEMBERS:
         lines = [*lines[:MEMBERS], f"and {len(lines) - MEMBERS} more members"]
     return tuple(lines)
@@ -47,16 +50,16 @@ def _value(text: str) -> Json:
     return value
 
 
-def _members(path: str, value: Json, depth: int) -> Iterator[tuple[str, str]]:
-    """Every plain value of a definition as text, by path."""
+def _members(path: str, value: Json, depth: int) -> Iterator[tuple[str, tuple[bool, str]]]:
+    """Every plain value of a definition, by path: whether it is a text, and as text."""
     if isinstance(value, Mapping) and value and depth < _DEPTH:
         for name, member in value.items():
-            yield from _members(f"{path}.{name}" if path else str(name), member, depth + 1)
+            word = name if _PLAIN.fullmatch(name) else json.dumps(name, ensure_ascii=False)
+            yield from _members(f"{path}.{word}" if path else word, member, depth + 1)
+    elif isinstance(value, str):
+        yield path or "(all)", (True, value)
     else:
-        yield (
-            path or "(all)",
-            value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True),
-        )
+        yield path or "(all)", (False, json.dumps(value, ensure_ascii=False, sort_keys=True))
 
 
 def _words(was: str | None, is_: str | None) -> str:

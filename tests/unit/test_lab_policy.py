@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from guard.cli.policy import policy
 from guard.config import load
 from guard.errors import ConfigError
-from guard.lab.check import check
+from guard.lab.check import Able, check
+from guard.lab.impossible import always, never
+from guard.lab.trail import written
+from guard.policy.conditions import compile_condition, evaluate
+from guard.policy.expression import parse
+from tests.nouns import call
 
 GOOD = """server: git
 owner: maintainers
@@ -32,7 +40,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def warned(home: Path, text: str, approvers: dict[str, int] | None = None) -> list[str]:
     (home / "tool_policies/git.yaml").write_text(text)
-    report = check(home / "tool_policies", load(home / "guard.toml"), approvers)
+    report = check(
+        home / "tool_policies", load(home / "guard.toml"), None if approvers is None else Able(people=approvers)
+    )
     assert report.mistakes == ()
     return [str(warning).removeprefix(f"{home}/tool_policies/") for warning in report.warnings]
 
@@ -125,3 +135,123 @@ def test_a_call_that_is_no_question_is_refused_with_what_was_expected(home: Path
 
 def test_the_schema_is_printed_as_json(home: Path) -> None:
     assert json.loads(CliRunner().invoke(policy, ["schema"]).stdout)["title"] == "guard tool policy"
+
+
+@pytest.mark.parametrize(
+    ("when", "said"),
+    [
+        ("1 == 2", "1 == 2 is false"),
+        ('args.env == "a" && args.env == "b"', 'args.env cannot be both "a" and "b"'),
+        ('args.env == "a" && (args.x || false) && !args.x', ""),
+        ('args.env == "a" && args.env != "a"', "stands beside its own negation|cannot be and not be"),
+        ('args.env == "a" && args.env in ["b", "c"]', 'args.env is "a", which is not in the list'),
+        ("args.n > 5 && args.n < 3", "no number args.n is within the bounds 5 and 3"),
+        ("args.n >= 5 && 5 > args.n", "no number args.n is within the bounds"),
+        ("args.n == 7 && args.n < 3", "no number args.n is within the bounds"),
+        ("args.x && !args.x", "stands beside its own negation"),
+        ("args.x in []", "nothing is in an empty list"),
+        ('(args.n > 2 && args.n < 1) || args.env == "a" && args.env == "b"', ", and "),
+    ],
+)
+def test_a_condition_that_can_never_be_true_is_pointed_out(when: str, said: str) -> None:
+    why = never(when)
+    assert bool(why) is bool(said)
+    assert not said or any(part in why for part in said.split("|"))
+
+
+LEAVES = st.sampled_from(
+    [
+        *('args.a == "x"', 'args.a != "x"', 'args.a == "y"', "args.b"),
+        *("args.n > 2", "args.n <= 2", "args.n == 3", "args.n in [1, 2]"),
+    ]
+)
+CONDITIONS = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.builds("({}) && ({})".format, inner, inner),
+        st.builds("({}) || ({})".format, inner, inner),
+        st.builds("!({})".format, inner),
+    ),
+    max_leaves=6,
+)
+
+
+@given(CONDITIONS, st.sampled_from(["x", "y", "z"]), st.integers(1, 4), st.booleans())
+def test_what_is_called_impossible_or_certain_is(when: str, a: str, n: int, b: bool) -> None:
+    asked = call("refund", {"a": a, "n": n, "b": b})
+    holds = evaluate(compile_condition(when), asked, now=0.0, windows={})
+    assert not (holds is True and never(when))
+    assert not (holds is False and always(when))
+    assert evaluate(compile_condition(written(parse(when))), asked, now=0.0, windows={}) == holds
+
+
+def test_a_rule_that_repeats_or_contradicts_itself_is_pointed_out(home: Path) -> None:
+    twice = "rules: [{when: args.x, sensitivity: public}, {when: args.x, sensitivity: critical}]"
+    (line,) = warned(home, f"server: git\ntools:\n  a: {{{twice}}}\n")
+    assert "the sensitivity is always settled by rules[0] before, so this rule never counts" in line
+    (line,) = warned(home, "server: git\ntools:\n  a: {rules: [{when: '!true', require: consent}]}\n")
+    assert "can never be true" in line
+
+
+def test_a_signature_that_no_key_can_give_is_pointed_out(home: Path) -> None:
+    (home / "tool_policies/git.yaml").write_text("server: git\ntools:\n  a: {require: possession}\n")
+    config = load(home / "guard.toml")
+    (warning,) = check(home / "tool_policies", config, Able(people={}, keys=0)).warnings
+    assert "no key is enrolled" in warning.message
+    assert check(home / "tool_policies", config, Able(people={}, keys=1)).warnings == ()
+
+
+def test_a_tag_below_the_default_without_a_reason_is_a_note(home: Path) -> None:
+    done = CliRunner().invoke(policy, ["check", "--strict", "--notes"])
+    assert done.exit_code == 0
+    assert "note: internal is less than the default, sensitive, and no reason is given" in done.stdout
+
+
+def test_findings_are_written_for_code_scanning_and_for_annotations(home: Path) -> None:
+    (home / "tool_policies/git.yaml").write_text("server: git\ntools:\n  a,b: {sensitivty: critical}\n")
+    log = json.loads(CliRunner().invoke(policy, ["check", "--format", "sarif"]).stdout)
+    first, second = log["runs"][0]["results"]
+    assert {first["level"], second["level"]} == {"error"}
+    place = first["locations"][0]["physicalLocation"]
+    assert place["artifactLocation"]["uri"].endswith("tool_policies/git.yaml")
+    assert place["region"] == {"startLine": 3, "startColumn": 3}
+    lines = CliRunner().invoke(policy, ["check", "--format", "github"]).stdout.splitlines()
+    assert lines[1].startswith("::error file=")
+    assert lines[1].endswith('line=3,col=9::unknown key "sensitivty"; did you mean "sensitivity"?')
+
+
+def test_only_the_files_that_a_commit_touches_are_told_about(home: Path) -> None:
+    (home / "tool_policies/git.yaml").write_text("server: git\ntools:\n  a: {review: true}\n")
+    assert "nobody has looked" in CliRunner().invoke(policy, ["check", "tool_policies/git.yaml"]).stdout
+    assert CliRunner().invoke(policy, ["check", "tool_policies/other.yaml"]).stdout == ""
+
+
+SHOP = Path(__file__).resolve().parents[1] / "servers/shop_server.py"
+SHOP_POLICY = """server: shop
+tools:
+  "list_*": {sensitivity: internal}
+  "list*": {sensitivity: internal}
+  delete_order: {sensitivity: internal}
+  get_api_key: {sensitivity: critical}
+  pay: {sensitivity: critical}
+"""
+
+
+def test_a_live_server_shows_what_is_untagged_what_tags_nothing_and_what_is_odd(home: Path) -> None:
+    (home / "tool_policies/git.yaml").unlink()
+    (home / "tool_policies/shop.yaml").write_text(SHOP_POLICY)
+    command = json.dumps([sys.executable, str(SHOP)])
+    (home / "guard.toml").write_text(f"[servers.shop]\ncommand = {command}\n[servers.gone]\ncommand = ['/nowhere']\n")
+    done = CliRunner().invoke(policy, ["check", "--live"])
+    assert done.exit_code == 1
+    assert "server gone cannot list its tools" in done.stderr
+    told = done.stdout
+    for said in (
+        'no entry names the tool "refund"',
+        '"list*" tags nothing: every tool it matches has a more specific entry',
+        '"pay" tags nothing: the server lists no such tool',
+        'calls "delete_order" destructive, and the tag says internal without a reason',
+        'tool "get_api_key": description: tells the agent when to call it',
+        'tool "no/such call": no call can carry this name',
+    ):
+        assert said in told, said
