@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from guard.model import State
 
-REVISION: Final = "0005"
+REVISION: Final = "0006"
 """The schema revision this version reads and writes: the head of `migrations/versions`."""
 
 METADATA: Final = MetaData()
@@ -98,6 +98,8 @@ agents: Final = Table(
     Column("owner", String, nullable=False),
     Column("created", Double, nullable=False),
     Column("revoked", Double, nullable=False),
+    Column("groups", Text, nullable=False, server_default=text("'[]'")),
+    Column("claims", Text, nullable=False, server_default=text("'{}'")),
 )
 
 credentials: Final = Table(
