@@ -174,6 +174,9 @@ class Server(_Strict):
     max_memory: int | None = Field(
         None, ge=16, description="megabytes of data each process of a child may hold (Linux); unset: no limit"
     )
+    environment: Name | None = Field(
+        None, description="environment this server works on, for policies that say `environment: {from: server}`"
+    )
     pause_timeout: float = Field(
         60.0, gt=0, description="seconds an answer may pause once it has begun; event streams may pause for ever"
     )
@@ -335,6 +338,9 @@ class Config(_Strict):
     state: Path = Field(Path("state"), description="directory of database, ledger and keys; created 0700")
     policies: Path = Field(Path("tool_policies"), description="folder of policy files, one a server")
     deployment: Name = Field("guard", description="name of this installation; proofs are bound to it")
+    environment: Name | None = Field(
+        None, description="environment of this installation, for policies that say `environment: {from: deployment}`"
+    )
     irreversible: frozenset[str] = Field(
         frozenset(IRREVERSIBLE), description="effects that cannot be undone; critical calls with one need consent"
     )
@@ -349,6 +355,12 @@ class Config(_Strict):
     notify: dict[Name, Channel] = Field(default_factory=dict, description="channels that tell people, by name")
     tickets: ChangeSystem | None = Field(None, description="the change system of signed intents' tickets")
     file: Path = Field(Path("guard.toml"), exclude=True, description="where this was read from (not a setting)")
+
+    @property
+    def environments(self) -> dict[str, str]:
+        """The environment of each server that has one, and under "" that of the deployment."""
+        named = {name: server.environment for name, server in self.servers.items()} | {"": self.environment}
+        return {name: environment for name, environment in named.items() if environment}
 
     def profile(self, agent: str) -> AgentProfile:
         """How this agent wants to be paused."""

@@ -41,13 +41,16 @@ def decide(
 
     Nothing required: Permit. A grant that covers this very call now: Permit with it, to be consumed before
     anything is forwarded. Otherwise a PENDING Challenge, whose id and nonce are the random part of
-    the call's id. What is not understood is denied. `now` is in Unix seconds.
+    the call's id. What is not understood is denied, and so is what the owner refuses this agent, whatever was
+    proven. `now` is in Unix seconds.
     """
     random = _CALL_ID.fullmatch(call.id)
     if not random or not math.isfinite(now) or not 0 < settings.expires < math.inf:
         return Deny(reasons=(Reason(Code.INTERNAL, by="decide", evidence="unusable call id, time or settings"),))
     if call.kind not in KINDS:
         return Deny(reasons=(Reason(Code.UNKNOWN_METHOD, by="decide", evidence="unknown kind of call"),))
+    if classification.refusal is not None:
+        return Deny(reasons=(classification.refusal, *classification.reasons))
     requirement, reasons = required(classification, findings, irreversible=settings.irreversible)
     if not requirement:
         return Permit(reasons=reasons)

@@ -173,12 +173,19 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """The authenticated agent. `credential` is the thumbprint of the credential that proved it."""
+    """The authenticated agent. `credential` is the thumbprint of the credential that proved it, made at `since`.
+
+    `groups` and `claims` (name and text) are what is enrolled about the agent; policies ask for them. They and `since`
+    (0: unknown) belong to the moment of a call: a stored challenge does not keep them.
+    """
 
     subject: str
     credential: str
     owner: str = ""
     on_behalf_of: str = ""
+    groups: frozenset[str] = frozenset()
+    claims: tuple[tuple[str, str], ...] = ()
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,13 +227,29 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """How many calls one principal may make in `seconds` before each further one needs `demands` and `quorums`.
+
+    `name` is that of the policy's entry or file, whose calls are counted together; `reason` is in its owner's words.
+    """
+
+    name: str
+    calls: int
+    seconds: float
+    demands: frozenset[Demand]
+    quorums: frozenset[Quorum] = frozenset()
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Classification:
     """What the owner's tags say about one call.
 
     `rule` names the deciding entry (`payments.yaml#tools.refund.rules[0]`) and `where` its place
     (`payments.yaml:12`). `sensitivity` and `effects` are final, after rules; `demands` and `quorums` are what
     `require` adds, and `barred` the people who changed the policy last. `log` holds the argument fields the owner
-    opted into the ledger.
+    opted into the ledger. With a `refusal` the owner does not let this agent call it at all. `limits` say how often
+    it may be called before the owner wants a proof.
     """
 
     sensitivity: Sensitivity
@@ -242,6 +265,8 @@ class Classification:
     owner: str = ""
     log: frozenset[str] = frozenset()
     reasons: tuple[Reason, ...] = ()
+    refusal: Reason | None = None
+    limits: tuple[Limit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

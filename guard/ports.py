@@ -36,12 +36,17 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
-    """An enrolled agent and the person who answers for it."""
+    """An enrolled agent and the person who answers for it.
+
+    Policies ask for its `groups`, and for its `claims` (name and text), in order of their names.
+    """
 
     name: str
     owner: str
     created: float
     revoked: float = 0.0
+    groups: frozenset[str] = frozenset()
+    claims: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +148,9 @@ class Agents(Protocol):
 
     def revoke(self, name: str, at: float) -> bool:
         """Revoke the agent and every credential of it; False when there is no such live agent."""
+
+    def describe(self, name: str, *, groups: frozenset[str], claims: tuple[tuple[str, str], ...]) -> bool:
+        """Replace groups and claims of a live agent; False when there is none."""
 
     def add_credential(self, credential: Credential) -> None:
         """Insert a credential."""

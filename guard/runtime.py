@@ -28,7 +28,7 @@ from guard.drift.profiles import Profiles
 from guard.drift.volume import VolumeSignal
 from guard.errors import ConfigError, IdentityError, LedgerUnavailableError, StoreUnavailableError
 from guard.identity.keys import KeyIdentifier
-from guard.model import Json, Principal
+from guard.model import Json
 from guard.policy.directory import PolicyDirectory, Refresh
 from guard.proxy.catalogue import Catalogue
 from guard.proxy.children import Children
@@ -46,6 +46,7 @@ from guard.proxy.pipes import standard_streams
 from guard.proxy.shown import shown
 from guard.proxy.stdio import StdioFront
 from guard.proxy.upstream import Upstreams
+from guard.proxy.volumes import Volumes
 from guard.web.application import api
 from guard.web.services import Services
 
@@ -90,10 +91,11 @@ class Engine:
         """
         config, store, clock = desk.config, desk.store, desk.clock
         self._desk, self._servers = desk, servers
-        self._directory = PolicyDirectory(config.policies, config.servers.keys())
+        self._directory = PolicyDirectory(config.policies, config.servers.keys(), environments=config.environments)
         self._directory.load()
         profiles = Profiles()
         self._memory = Memory(profiles, store.baselines)
+        self._volumes = Volumes(store.baselines, clock)
         self.catalogue = Catalogue(store.pins, desk.ledger)
         for name in servers:
             self.catalogue.load(name)
@@ -106,6 +108,7 @@ class Engine:
             identifier=self.identifier,
             catalogue=self.catalogue,
             memory=self._memory,
+            volumes=self._volumes,
             assessor=Assessor(
                 [NetworkSignal(profiles), HourSignal(profiles), ClientSignal(profiles)],
                 Behaviour(profiles, desk.keyring.digest_key, budget=config.drift.budget, read=shown),
@@ -148,6 +151,7 @@ class Engine:
             await group.start(self._dispatcher.run)
             group.start_soon(self.catalogue.run)
             group.start_soon(self._memory.run)
+            group.start_soon(self._volumes.run)
             group.start_soon(self._look_around)
             group.start_soon(self._forget)
             group.start_soon(self._reread)
@@ -160,6 +164,7 @@ class Engine:
             group.cancel_scope.cancel()
         with suppress(StoreUnavailableError):
             self._memory.save()
+            self._volumes.save()
         with suppress(LedgerUnavailableError):
             desk.ledger.append("guard.stopped", {"front": what, "pid": os.getpid()})
 
@@ -372,7 +377,7 @@ async def _run(desk: Desk, name: str, key: str) -> int:
     async with anyio.create_task_group() as group:
         async with engine.running("stdio"):
             group.start_soon(until_signal)
-            group.start_soon(_watch_key, engine.identifier, principal, engine.changes, stop)
+            group.start_soon(_watch_key, engine, key, front, stop)
             with standard_streams() as (stdin, stdout):
                 code = await front.run(stdin, stdout)
                 await stdin.aclose()
@@ -381,17 +386,15 @@ async def _run(desk: Desk, name: str, key: str) -> int:
     return code
 
 
-async def _watch_key(
-    identifier: KeyIdentifier, principal: Principal, changes: Changes, stop: Callable[[], None]
-) -> None:
-    """End the front when the key it was started with is revoked or expires."""
+async def _watch_key(engine: Engine, key: str, front: StdioFront, stop: Callable[[], None]) -> None:
+    """End the front when the key it was started with is revoked or expires; take what else changed about the agent."""
     seen = 0
     while True:
-        seen = await changes.wait(seen)
+        seen = await engine.changes.wait(seen)
         try:
-            await identifier.recheck(principal)
+            front.principal = await engine.identifier.identify(key)
         except IdentityError as error:
-            log.error("key.ended", principal=principal.subject, detail=error.public)  # noqa: TRY400
+            log.error("key.ended", principal=front.principal.subject, detail=error.public)  # noqa: TRY400
             stop()
             return
         except StoreUnavailableError:

@@ -19,15 +19,20 @@ from guard.channels import Apprise, Desktop, SecretRef, Smtp, Webhook
 from guard.cli import cli
 from guard.config import AgentProfile, Approval, BreakGlass, ChangeSystem, Config, Console, Drift, Proxy, Server
 from guard.policy.keys import (
+    CALLERS_KEYS,
     CONSENT_KEYS,
     DEFAULT_KEYS,
     ENTRY_KEYS,
+    ENVIRONMENT_KEYS,
     FILE_KEYS,
+    LIMIT_KEYS,
     POSSESSION_KEYS,
     RULE_KEYS,
+    RUNS_KEYS,
     WINDOW_KEYS,
 )
-from guard.policy.vocabulary import EFFECTS, REQUIREMENT_MEANING, SENSITIVITY_MEANING
+from guard.policy.scope import FUNCTIONS
+from guard.policy.vocabulary import CONTEXT, EFFECTS, REQUIREMENT_MEANING, SENSITIVITY_MEANING
 from guard.reasons import Code
 from guard.signer.settings import Allow, SignerSettings
 from guard.web.openapi import ENDPOINTS
@@ -248,11 +253,15 @@ def policy() -> str:
         "JSON Schema for editors."
     )
     conditions = (
-        "Conditions (`when`) are [CEL](https://cel.dev) over `args`, `principal.subject`, `principal.owner`, "
-        "`principal.on_behalf_of`, `source.address`, `source.transport`, `server`, `tool`, `now` and `windows.NAME`. "
-        "A condition that cannot be evaluated (a missing argument, a wrong type) counts as its stricter branch; "
-        "`has(args.x)` asks whether an argument is there."
+        "Conditions (`when`) are [CEL](https://cel.dev), with its operators, `has`, `all`, `exists`, `exists_one`, "
+        + ", ".join(f"`{name}`" for name in FUNCTIONS)
+        + ". A condition that cannot be evaluated counts as its stricter branch: an argument is missing or of another "
+        "type, there is no address, the age of a key is not known, no name claims the environment. `has(args.x)` asks "
+        "whether an argument is there, `has(principal.claims.x)` whether a claim is. One side of `||` or `&&` may "
+        'decide whatever the other is: `source.transport == "stdio" || networks.office`. Durations are in hours, '
+        'minutes and seconds: `duration("720h")`.'
     )
+    context = ([f"`{name}`", kind, said] for name, (kind, said) in CONTEXT.items())
     words = ["Word", "Meaning"]
     keys = ["Key", "Meaning"]
     return page(
@@ -263,6 +272,11 @@ def policy() -> str:
         "## `default`\n\n" + table(keys, named(DEFAULT_KEYS)),
         "## An entry of `tools`, `resources` or `prompts`\n\n" + table(keys, named(ENTRY_KEYS)),
         "## A rule\n\n" + table(keys, named(RULE_KEYS)) + "\n\n" + conditions,
+        "### What a condition may name\n\n" + table(["Name", "Type", "What it is"], context),
+        "## `callers`\n\n" + table(keys, named(CALLERS_KEYS)),
+        "## `environment`\n\n" + table(keys, named(ENVIRONMENT_KEYS)),
+        "## A limit\n\n" + table(keys, named(LIMIT_KEYS)),
+        "## `runs`\n\n" + table(keys, named(RUNS_KEYS)),
         "## A window\n\n" + table(keys, named(WINDOW_KEYS)),
         "## Sensitivities\n\n" + table(words, named(SENSITIVITY_MEANING)),
         "## Requirements\n\n" + table(words, named(REQUIREMENT_MEANING)) + "\n\n" + LONG_FORM,

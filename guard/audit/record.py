@@ -56,6 +56,7 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         "tool.changed": "a tool server describes a tool otherwise than when it was pinned",
         "tool.pinned": "an operator accepted the tool definitions seen last",
         "agent.added": "an agent was enrolled",
+        "agent.described": "groups or claims of an agent, which policies ask about, were changed",
         "agent.rotated": "an agent got a new key, and its old one ends",
         "agent.revoked": "an agent and all its keys were revoked",
         "approver.added": "a person may approve",

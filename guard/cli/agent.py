@@ -37,6 +37,19 @@ class Span(click.ParamType[float]):
         return float(found[1]) * _UNITS[found[2]]
 
 
+class Claim(click.ParamType[tuple[str, str]]):
+    """Something that holds for an agent, such as posture=managed."""
+
+    name = "name=text"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Name and text."""
+        name, equals, text = str(value).partition("=")
+        if not name or not equals or not text:
+            self.fail(f"{value!r} is not NAME=TEXT, such as posture=managed", param, ctx)
+        return name, text
+
+
 @click.group()
 def agent() -> None:
     """Enrol agents, exchange their keys, retire them."""
@@ -45,16 +58,50 @@ def agent() -> None:
 @agent.command()
 @click.argument("name")
 @click.option("--owner", default=None, help="Who answers for it and may not approve its calls (default: you).")
+@click.option("--group", "groups", multiple=True, help="Group it belongs to, for policies to ask about; repeatable.")
+@click.option("--claim", "claims", type=Claim(), multiple=True, help="NAME=TEXT for policies to ask about; repeatable.")
 @options.config
 @options.as_json
-def add(name: str, owner: str | None, file: Path, as_json: bool) -> None:
+def add(
+    name: str,
+    *,
+    owner: str | None,
+    groups: tuple[str, ...],
+    claims: tuple[tuple[str, str], ...],
+    file: Path,
+    as_json: bool,
+) -> None:
     """Enrol agent NAME and print its key, once, alone on one line."""
     with desk(file) as services:
         key = Lifecycle(services.store, services.ledger, services.clock).add_agent(
-            name, owner=_login() if owner is None else owner
+            name, owner=_login() if owner is None else owner, groups=groups, claims=dict(claims)
         )
     options.only(key, {"name": name, "key": key}, as_json=as_json)
     options.note(f"this is the only time the key of {name} is shown; send it as `Authorization: Bearer KEY`")
+
+
+@agent.command()
+@click.argument("name")
+@click.option("--group", "groups", multiple=True, help="Group it joins; repeatable.")
+@click.option("--no-group", "left", multiple=True, help="Group it leaves; repeatable.")
+@click.option("--claim", "claims", type=Claim(), multiple=True, help="NAME=TEXT to add or replace; repeatable.")
+@click.option("--no-claim", "dropped", multiple=True, help="Name of a claim to drop; repeatable.")
+@options.config
+def describe(
+    name: str,
+    *,
+    groups: tuple[str, ...],
+    left: tuple[str, ...],
+    claims: tuple[tuple[str, str], ...],
+    dropped: tuple[str, ...],
+    file: Path,
+) -> None:
+    """Change what policies may ask about agent NAME: its groups and claims. Counts from its next call on."""
+    with desk(file) as services:
+        lifecycle = Lifecycle(services.store, services.ledger, services.clock)
+        known = lifecycle.live_agent(name)
+        kept = {key: value for key, value in known.claims if key not in dropped}
+        lifecycle.describe_agent(name, groups=(known.groups | {*groups}) - {*left}, claims=kept | dict(claims))
 
 
 @agent.command()
@@ -90,7 +137,7 @@ def list_(file: Path, as_json: bool) -> None:
         rows = [
             _described(one, services.store.agents.credentials(one.name), now) for one in services.store.agents.all()
         ]
-    options.show(rows, columns=("name", "state", "owner", "keys", "created"), as_json=as_json)
+    options.show(rows, columns=("name", "state", "owner", "groups", "keys", "created"), as_json=as_json)
 
 
 @agent.command()
@@ -123,6 +170,8 @@ def show(name: str, file: Path, as_json: bool) -> None:
         }
         for one in factors
     ]
+    rows += [{"what": "group", "id": one, "state": "", "expires": ""} for one in sorted(found.groups)]
+    rows += [{"what": "claim", "id": key, "state": value, "expires": ""} for key, value in found.claims]
     rows.append(_pausing(services.config, name, habit, now))
     options.show(rows, columns=("what", "id", "state", "expires"), as_json=as_json)
 
@@ -151,6 +200,7 @@ def _described(one: Agent, credentials: Sequence[Credential], now: float) -> dic
         "name": one.name,
         "state": "revoked" if one.revoked else "live",
         "owner": one.owner,
+        "groups": ", ".join(sorted(one.groups)),
         "keys": len(live),
         "created": options.moment(one.created),
     }

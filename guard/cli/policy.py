@@ -35,7 +35,7 @@ def explain(call: Path, file: Path, as_json: bool) -> None:
     CALL is a JSON file (or - for stdin): {"server": "git", "tool": "git_reset", "arguments": {}, "principal": "robot"}.
     """
     folder, config = options.settings(file)
-    policies = PolicyDirectory(folder).load()
+    policies = PolicyDirectory(folder, environments=config.environments if config else None).load()
     irreversible = config.irreversible if config is not None else frozenset(IRREVERSIBLE)
     raw = sys.stdin.buffer.read() if str(call) == "-" else call.read_bytes()
     found = explain_call(policies, raw, file=str(call), irreversible=irreversible, now=time.time())

@@ -117,7 +117,7 @@ class KeyIdentifier:
         """Look again, past the cache, whether the key behind this principal still holds.
 
         Raises:
-            IdentityError: it was revoked or expired meanwhile.
+            IdentityError: it was revoked or expired meanwhile, or says something else about the agent now.
             StoreUnavailableError: the key cannot be looked up.
         """
         await anyio.to_thread.run_sync(self._recheck, principal)
@@ -127,6 +127,9 @@ class KeyIdentifier:
         agent = self._store.agents.get(principal.subject)
         if agent is None or agent.revoked:
             raise IdentityError(detail=f"agent {principal.subject} is revoked")
+        if agent.groups != principal.groups or agent.claims != principal.claims:
+            said = "groups or claims of this agent changed since the call was judged; call again"
+            raise IdentityError(said, reason=Code.STALE)
         now = self._clock.now()
         for credential in self._store.agents.credentials(principal.subject):
             ended = credential.revoked or (credential.expires and credential.expires <= now)
@@ -163,7 +166,14 @@ class KeyIdentifier:
         if credential.revoked or agent is None or agent.revoked:
             raise IdentityError(detail=f"a revoked key of {credential.agent}")
         return _Known(
-            Principal(subject=agent.name, credential=credential.thumbprint, owner=agent.owner),
+            Principal(
+                subject=agent.name,
+                credential=credential.thumbprint,
+                owner=agent.owner,
+                groups=agent.groups,
+                claims=agent.claims,
+                since=credential.created,
+            ),
             fresh_until=self._clock.mono() + _CACHED_SECONDS,
             expires=credential.expires,
         )

@@ -7,15 +7,19 @@ decided by names: whoever asks is not whoever consents.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from guard.errors import GuardError, NotFoundError
 from guard.identity.keys import key_digest, new_key
+from guard.model import Json
 from guard.ports import Agent, Approver, Clock, Credential, Ledger, Store
 from guard.reasons import Code
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}")
+_CLAIM = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)
+_LONGEST = 256
+_MOST = 64
 
 
 class NameRefusedError(GuardError):
@@ -38,23 +42,41 @@ class Lifecycle:
 
     # ------------------------------------------------------------------ agents
 
-    def add_agent(self, name: str, *, owner: str = "") -> str:
+    def add_agent(
+        self, name: str, *, owner: str = "", groups: Collection[str] = (), claims: Mapping[str, str] | None = None
+    ) -> str:
         """Enrol an agent and return its first key, which is shown once and never stored.
 
         Raises:
             NameRefusedError: the name is malformed, or an agent or a person has it (revoked agents keep theirs).
         """
         _check(name)
+        described = _description(groups, claims or {})
         if self._approver_like(name) is not None:
             raise NameRefusedError(f"{name} is the name of an approver; an agent needs one of its own")
         if any(agent.name.casefold() == name.casefold() for agent in self._store.agents.all()):
             raise NameRefusedError(f"there is an agent {name} already; names are never used again")
         now = self._clock.now()
-        if not self._store.agents.add(Agent(name=name, owner=owner, created=now)):
+        agent = Agent(name=name, owner=owner, created=now, groups=described[0], claims=described[1])
+        if not self._store.agents.add(agent):
             raise NameRefusedError(f"there is an agent {name} already; names are never used again")
         key, credential = self._issue(name, now)
-        self._ledger.append("agent.added", {"agent": name, "owner": owner, "credential": credential.thumbprint})
+        fields: dict[str, Json] = {"agent": name, "owner": owner, "credential": credential.thumbprint}
+        self._ledger.append("agent.added", fields | _recorded(*described))
         return key
+
+    def describe_agent(self, name: str, *, groups: Collection[str], claims: Mapping[str, str]) -> None:
+        """Replace what policies may ask about an agent: its groups, and its claims by name.
+
+        Raises:
+            NotFoundError: there is no live agent of this name.
+            NameRefusedError: a group or claim is malformed.
+        """
+        described = _description(groups, claims)
+        if not self._store.agents.describe(name, groups=described[0], claims=described[1]):
+            raise NotFoundError(f"there is no live agent {name}")
+        fields: dict[str, Json] = {"agent": name, "groups": [], "claims": {}}
+        self._ledger.append("agent.described", fields | _recorded(*described))
 
     def rotate_agent(self, name: str, *, overlap: float = 60.0) -> str:
         """Issue a new key; the old ones end `overlap` seconds from now. Returns the new key.
@@ -149,6 +171,26 @@ class Lifecycle:
                 current, replace(current, revoked=self._clock.now(), secret=b"", version=current.version + 1)
             ):
                 current = self._store.factors.get(factor.id) or replace(current, revoked=self._clock.now())
+
+
+def _description(
+    groups: Collection[str], claims: Mapping[str, str]
+) -> tuple[frozenset[str], tuple[tuple[str, str], ...]]:
+    for group in groups:
+        _check(group)
+    for name, value in claims.items():
+        if not _CLAIM.fullmatch(name):
+            raise NameRefusedError(f"{name!r} is not the name of a claim: letters, digits and _, at most 64")
+        if not 0 < len(value) <= _LONGEST or not value.isprintable():
+            raise NameRefusedError(f"the claim {name} is a printable text of 1 to {_LONGEST} characters")
+    if len(groups) > _MOST or len(claims) > _MOST:
+        raise NameRefusedError(f"an agent has at most {_MOST} groups and {_MOST} claims")
+    return frozenset(groups), tuple(sorted(claims.items()))
+
+
+def _recorded(groups: frozenset[str], claims: tuple[tuple[str, str], ...]) -> dict[str, Json]:
+    fields: dict[str, Json] = {"groups": sorted(groups)} if groups else {}
+    return fields | ({"claims": dict(claims)} if claims else {})
 
 
 def _check(name: str) -> None:

@@ -38,7 +38,7 @@ class Expected(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    decision: Literal["permit", "challenge"] | None = None
+    decision: Literal["permit", "challenge", "deny"] | None = None
     sensitivity: Literal["public", "internal", "sensitive", "critical"] | None = None
     requirement: str | None = Field(None, description="such as none, step_up, both")
     rule: str | None = Field(None, description="the deciding entry or rule, whole or its end: refund.rules[0]")
@@ -258,7 +258,7 @@ def run(
 def _differences(expect: Expected, tags: Classification, needs: Requirement) -> Iterator[str]:
     """What is not as expected."""
     got: dict[str, object] = {
-        "decision": "challenge" if needs else "permit",
+        "decision": "deny" if tags.refusal else "challenge" if needs else "permit",
         "sensitivity": tags.sensitivity.label,
         "requirement": needs.label,
         "effects": sorted(tags.effects),

@@ -93,7 +93,7 @@ def _about(policy: Policy, config: Config | None, able: Able | None, irreversibl
 def _unreachable(policy: Policy, entry: Entry) -> Iterator[Mistake]:
     """Rules that can never say anything, or always do, or whose sensitivity an earlier one always settles."""
     settled = ""
-    seen: dict[str, str] = {}
+    seen: dict[tuple[str, frozenset[str]], str] = {}
     for rule in entry.rules:
         short = rule.name.rpartition(".")[2]
         text = rule.when.text.strip() if rule.when is not None else "true"
@@ -101,14 +101,16 @@ def _unreachable(policy: Policy, entry: Entry) -> Iterator[Mistake]:
             yield Mistake(rule.place, f"the condition can never be true: {why}")
         if rule.when is not None and always(text):
             yield Mistake(rule.place, "the condition is always true; leave it out, or correct it")
-        before = settled or seen.get(text, "")
+        same = (text, rule.environments)
+        before = settled or seen.get(same, "")
         if before and rule.sensitivity is not None and policy.match is Match.FIRST:
             rest = "" if rule.demands or rule.quorums or rule.effects else ", so this rule never counts"
             said = f"the sensitivity is always settled by {before} before{rest}; put the general rule last"
             yield Mistake(rule.place, said)
         if rule.sensitivity is not None:
-            seen.setdefault(text, short)
-            settled = settled or (short if rule.when is None or always(text) else "")
+            seen.setdefault(same, short)
+            certain = not rule.environments and (rule.when is None or always(text))
+            settled = settled or (short if certain else "")
 
 
 def _weaker(policy: Policy) -> Iterator[Mistake]:

@@ -38,6 +38,9 @@ class Who(_Strict):
     subject: _Text
     owner: _Text = ""
     on_behalf_of: _Text = ""
+    groups: tuple[_Text, ...] = ()
+    claims: dict[_Text, _Text] = Field(default_factory=dict)
+    key_age: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
 
 class Whence(_Strict):
@@ -90,6 +93,7 @@ class Explanation:
             ("effects", ", ".join(sorted(found.effects)) or "none stated"),
             ("approvers", found.approvers),
             ("revision", found.revision[:12]),
+            *([("refused", str(found.refusal))] if found.refusal else []),
         ]
         width = max(len(case) for case, _ in self.cases)
         return [
@@ -116,6 +120,7 @@ class Explanation:
             "approvers": found.approvers,
             "rule_id": found.rule,
             "where": found.where,
+            "refused": str(found.refusal) if found.refusal else "",
             "policy_revision": found.revision,
             "requirement": self.cases[0][1].label,
             "reasons": [{"code": r.code.value, "by": r.by, "evidence": r.evidence} for r in self.reasons],
@@ -153,7 +158,15 @@ def call_of(asked: Question, arguments: Mapping[str, Json], *, now: float, defin
     text = canonical(arguments)
     return Call(
         id="k_explained",
-        principal=Principal(subject=who.subject, credential="", owner=who.owner, on_behalf_of=who.on_behalf_of),
+        principal=Principal(
+            subject=who.subject,
+            credential="",
+            owner=who.owner,
+            on_behalf_of=who.on_behalf_of,
+            groups=frozenset(who.groups),
+            claims=tuple(sorted(who.claims.items())),
+            since=0.0 if who.key_age is None else now - who.key_age,
+        ),
         source=Source(transport=asked.source.transport, address=asked.source.address),
         server=asked.server,
         method={"tool": "tools/call", "resource": "resources/read", "prompt": "prompts/get"}[asked.kind],

@@ -6,7 +6,7 @@ condition fails; the call is then counted as *uncertain* unless every answer lea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Final, TypeAlias
@@ -17,7 +17,7 @@ from guard.lab.unknown import Digest, Knowledge, Unknown, Verdict
 from guard.model import Classification, Demand, Requirement
 from guard.policy.classify import PolicySet, classify, find
 from guard.policy.conditions import Condition, compile_condition
-from guard.policy.document import Entry, Policy, Rule
+from guard.policy.document import Entry, Policy, Rule, Runs
 from guard.requirement import asks_people, required
 
 _TRIED: Final = 4
@@ -30,13 +30,27 @@ _Outcomes: TypeAlias = tuple[bool | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a recorded call would have to prove. `uncertain` when that hangs on what the record does not hold."""
+    """What a recorded call would have to prove. `uncertain` when that hangs on what the record does not hold.
+
+    A `refused` call is not let through whatever is proven.
+    """
 
     needs: Requirement
     rule: str
     sensitivity: str
     uncertain: bool
     unanswered: tuple[tuple[str, frozenset[str]], ...] = ()
+    refused: bool = False
+
+    @property
+    def label(self) -> str:
+        """What it needs, in words."""
+        return "refused" if self.refused else self.needs.label
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it is not simply let through."""
+        return self.refused or bool(self.needs)
 
 
 class Judge:
@@ -56,17 +70,21 @@ class Judge:
         if one.revision and one.revision == self._policies.revision:
             return as_recorded(one)
         policy = self._policies.policies.get(one.call.server)
-        rules = tuple(self._rules(policy, one)) if policy is not None else ()
-        verdicts = self._verdicts(policy, rules, one) if policy is not None and rules else ()
+        entries = find(policy.entries.get(one.call.kind, ()), one.call.name) if policy is not None else ()
+        rules = tuple(rule for entry in entries for rule in entry.rules)
+        verdicts = self._verdicts(entries, one) if rules else ()
         outcomes = tuple(verdict if isinstance(verdict, bool) else None for verdict in verdicts)
         tags, needs = self._required(one, rules, outcomes)
         unknown = [(at, verdict.needs) for at, verdict in enumerate(verdicts) if isinstance(verdict, Unknown)]
+        inside = tuple(_inside(entry, entry.runs) for entry in entries if entry.runs is not None)
         return Judged(
             needs=needs,
             rule=tags.rule,
             sensitivity=tags.sensitivity.label,
-            uncertain=bool(unknown) and self._differs(one, rules, outcomes, [at for at, _ in unknown], needs),
-            unanswered=tuple((rules[at].name, missing) for at, missing in unknown),
+            uncertain=bool(inside)
+            or (bool(unknown) and self._differs(one, rules, outcomes, [at for at, _ in unknown], needs)),
+            unanswered=(*((rules[at].name, missing) for at, missing in unknown), *inside),
+            refused=tags.refusal is not None,
         )
 
     def after(self, before: Judge) -> Callable[[Recorded], Judged]:
@@ -85,13 +103,9 @@ class Judge:
             self._said[place] = None if policy is None else _said(policy, *place[1:])
         return self._said[place]
 
-    def _rules(self, policy: Policy, one: Recorded) -> Iterator[Rule]:
-        for entry in find(policy.entries.get(one.call.kind, ()), one.call.name):
-            yield from entry.rules
-
-    def _verdicts(self, policy: Policy, rules: Sequence[Rule], one: Recorded) -> tuple[Verdict, ...]:
-        knowledge = Knowledge(one, policy, self._digest)
-        return tuple(True if rule.when is None else knowledge.verdict(rule.when) for rule in rules)
+    def _verdicts(self, entries: Sequence[Entry], one: Recorded) -> tuple[Verdict, ...]:
+        knowledge = Knowledge(one, self._policies, self._digest)
+        return tuple(knowledge.verdict(rule, entry.origin) for entry in entries for rule in entry.rules)
 
     def _differs(
         self, one: Recorded, rules: Sequence[Rule], outcomes: _Outcomes, unknown: Sequence[int], needs: Requirement
@@ -140,12 +154,18 @@ class Judge:
             kind: tuple(_entry(entry, outcomes) for entry in found) if kind == one.call.kind else found
             for kind, found in policy.entries.items()
         }
-        return PolicySet({policy.server: replace(policy, entries=entries)}, self._policies.revision)
+        changed = {**self._policies.policies, policy.server: replace(policy, entries=entries)}
+        return PolicySet(changed, self._policies.revision, self._policies.settings)
+
+
+def _inside(entry: Entry, runs: Runs) -> tuple[str, frozenset[str]]:
+    """Where a tool is told which others to run. Records are not looked into so far: that counts as critical."""
+    paths = (runs.each,) if runs.each else (runs.tool, runs.arguments, runs.server)
+    return entry.name, frozenset(f"args.{path[0]}" for path in paths if path)
 
 
 def _said(policy: Policy, kind: str, name: str) -> Hashable:
     entries = find(policy.entries.get(kind, ()), name)
-    windows = tuple(sorted((key, repr(window)) for key, window in policy.windows.items()))
     said = tuple(
         (
             one.sensitivity,
@@ -154,15 +174,18 @@ def _said(policy: Policy, kind: str, name: str) -> Hashable:
             one.quorums,
             one.approvers,
             one.definition,
+            one.callers,
+            one.origin,
+            one.runs,
             tuple(map(_rule, one.rules)),
         )
         for one in entries or (policy.default,)
     )
-    return bool(entries), policy.match, policy.authors, windows, said
+    return bool(entries), policy.match, policy.authors, policy.callers, repr(policy.declared), said
 
 
 def _rule(rule: Rule) -> Hashable:
-    return rule.when and rule.when.text, rule.sensitivity, rule.demands, rule.quorums, rule.effects
+    return rule.when and rule.when.text, rule.environments, rule.sensitivity, rule.demands, rule.quorums, rule.effects
 
 
 def _entry(entry: Entry, outcomes: Mapping[str, bool | None]) -> Entry:
@@ -173,7 +196,7 @@ def _entry(entry: Entry, outcomes: Mapping[str, bool | None]) -> Entry:
     for rule in entry.rules:
         holds = outcomes.get(rule.name)
         if holds is not False:
-            rules.append(replace(rule, when=None if holds else _FAILS))
+            rules.append(replace(rule, when=None if holds else _FAILS, environments=frozenset()))
     return replace(entry, rules=tuple(rules))
 
 
@@ -226,29 +249,30 @@ class Comparison:
     def add(self, one: Recorded, before: Judged, after: Judged, signing: bool) -> None:
         """Count one call. `signing`: its agent proves possession by itself."""
         row = self.rows.setdefault((one.call.server, one.call.name, one.call.principal.subject), Row())
-        was, is_ = bool(before.needs), bool(after.needs)
+        was, is_ = before.stopped, after.stopped
         row.calls += 1
         row.before += was
         row.after += is_
         row.new += is_ and not was
         row.new_uncertain += is_ and not was and after.uncertain
         row.gone += was and not is_
-        changed = before.needs.label != after.needs.label
+        changed = before.label != after.label
         row.other += was and is_ and changed
         row.uncertain += after.uncertain or before.uncertain
-        row.people += _people(after.needs, signing)
-        row.people_before += _people(before.needs, signing)
+        row.people += _people(after, signing)
+        row.people_before += _people(before, signing)
         if changed:
-            pair = (before.needs.label, after.needs.label)
+            pair = (before.label, after.label)
             row.requirement[pair] = row.requirement.get(pair, 0) + 1
         for rule, needs in (*after.unanswered, *before.unanswered):
             count, known = self.unanswered.get(rule, (0, frozenset()))
             self.unanswered[rule] = count + 1, known | needs
 
 
-def _people(needs: Requirement, signing: bool) -> int:
+def _people(judged: Judged, signing: bool) -> int:
     """How many people have to decide; an agent that signs for itself answers a plain step-up without one."""
-    if not asks_people(needs):
+    needs = judged.needs
+    if judged.refused or not asks_people(needs):
         return 0
     if needs.irreducible == {Demand.STEP_UP} and not needs.quorums:
         return int(not signing)

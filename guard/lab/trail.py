@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from guard.model import Call, Json
-from guard.policy.classify import PolicySet, find
+from guard.policy.classify import PolicySet, applies, find
 from guard.policy.conditions import Failure, compile_condition, evaluate
 from guard.policy.document import Entry, Policy, Rule
 from guard.policy.expression import (
@@ -26,6 +26,7 @@ from guard.policy.expression import (
     SyntaxMistake,
     parse,
 )
+from guard.policy.facts import Asked
 
 _PARTS: Final = 16
 _BINDING: Final[Mapping[str, int]] = {
@@ -57,21 +58,25 @@ def trail(policies: PolicySet, call: Call, *, now: float) -> tuple[Named, ...]:
     if policy is None:
         return ()
     entries = find(policy.entries.get(call.kind, ()), call.name) or (policy.default,)
-    return tuple(Named(entry, tuple(_step(policy, rule, call, now) for rule in entry.rules)) for entry in entries)
+    asked = Asked(call=call, now=now, settings=policies.settings)
+    return tuple(
+        Named(entry, tuple(_step(policy, rule, replace(asked, origin=entry.origin)) for rule in entry.rules))
+        for entry in entries
+    )
 
 
-def _step(policy: Policy, rule: Rule, call: Call, now: float) -> Step:
+def _step(policy: Policy, rule: Rule, asked: Asked) -> Step:
+    holds = applies(rule, asked, policy.declared)
     if rule.when is None:
-        return Step(rule, holds=True)
-    holds = evaluate(rule.when, call, now=now, windows=policy.windows)
+        return Step(rule, holds)
     texts = [written(part) for part in _operands(parse(rule.when.text))]
     parts: list[tuple[str, bool | Failure]] = []
     for text in texts[:_PARTS] if len(texts) > 1 else ():
         try:
-            part = compile_condition(text, frozenset(policy.windows))
+            part = compile_condition(text, policy.declared.known)
         except SyntaxMistake:  # a part that is no condition by itself, such as one of a nested choice
             continue
-        parts.append((text, evaluate(part, call, now=now, windows=policy.windows)))
+        parts.append((text, evaluate(part, asked, policy.declared)))
     return Step(rule, holds, tuple(parts))
 
 
@@ -102,19 +107,21 @@ def one_rule_otherwise(policies: PolicySet, call: Call, steps: Sequence[Named]) 
     """What would be in force if one rule held that does not, or did not that does; in words, nearest first."""
     for named in steps:
         for step in named.steps:
-            if step.rule.when is None:
+            if step.rule.when is None and not step.rule.environments:
                 continue
             short = step.rule.name.rpartition(".")[2]
             held = step.holds is True
-            said = (
-                f"if {short} did not hold ({step.rule.when.text})"
-                if held
-                else f"if {short} held ({step.rule.when.text})"
-            )
-            other = None if held else replace(step.rule, when=None)
+            said = f"if {short} {'did not hold' if held else 'held'} ({condition_of(step.rule)})"
+            other = None if held else replace(step.rule, when=None, environments=frozenset())
             rules = tuple(other if rule is step.rule else rule for rule in named.entry.rules)
             entry = replace(named.entry, rules=tuple(rule for rule in rules if rule is not None))
             yield said, with_entry(policies, call, named.entry, entry)
+
+
+def condition_of(rule: Rule) -> str:
+    """When a rule holds, in the words of its file."""
+    within = f"environments {', '.join(sorted(rule.environments))}" if rule.environments else ""
+    return ", ".join(filter(None, (rule.when.text if rule.when is not None else "", within)))
 
 
 def with_entry(policies: PolicySet, call: Call, old: Entry, new: Entry) -> PolicySet:
@@ -123,7 +130,7 @@ def with_entry(policies: PolicySet, call: Call, old: Entry, new: Entry) -> Polic
     entries = {kind: tuple(new if one is old else one for one in found) for kind, found in policy.entries.items()}
     default = new if policy.default is old else policy.default
     changed = replace(policy, entries=entries, default=default)
-    return PolicySet({**policies.policies, call.server: changed}, policies.revision)
+    return PolicySet({**policies.policies, call.server: changed}, policies.revision, policies.settings)
 
 
 def written(tree: Expression, above: int = 0) -> str:  # noqa: PLR0911 - one for each form

@@ -9,14 +9,17 @@ one side decides, as in CEL.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final, TypeAlias
 
 from guard.lab.recorded import Recorded
 from guard.lab.trail import written
 from guard.model import Json
+from guard.policy.classify import PolicySet, applies
 from guard.policy.conditions import Condition, Failure, compile_condition, evaluate
-from guard.policy.document import Policy
+from guard.policy.document import Rule
+from guard.policy.environments import Origin
 from guard.policy.expression import (
     Expression,
     Function,
@@ -29,11 +32,13 @@ from guard.policy.expression import (
     SyntaxMistake,
     parse,
 )
+from guard.policy.facts import Asked
+from guard.policy.scope import Known
 
 Digest: TypeAlias = Callable[[Json], str]
 """The keyed digest of a value, as records of this deployment have it."""
 
-_RECORDED: Final = frozenset({"server", "tool", "now", "windows", "source", "args"})
+_RECORDED: Final = frozenset({"server", "tool", "now", "windows", "networks", "source", "args"})
 
 
 class Unknown:
@@ -51,13 +56,24 @@ Verdict: TypeAlias = bool | Failure | Unknown
 class Knowledge:
     """What one record tells a condition."""
 
-    def __init__(self, recorded: Recorded, policy: Policy, digest: Digest | None) -> None:
+    def __init__(self, recorded: Recorded, policies: PolicySet, digest: Digest | None) -> None:
         """`digest` is None where the key of the ledger's deployment is not at hand."""
-        self._recorded, self._policy, self._digest = recorded, policy, digest
+        self._recorded, self._digest = recorded, digest
+        self._declared = policies.policies[recorded.call.server].declared
+        self._asked = Asked(call=recorded.call, now=recorded.at, settings=policies.settings)
 
-    def verdict(self, condition: Condition) -> Verdict:
-        """Whether the condition held for the recorded call."""
-        return self._judge(tree_of(condition.text))
+    def verdict(self, rule: Rule, origin: Origin | None) -> Verdict:
+        """Whether a rule held for the recorded call; `origin` is where its entry reads the environment from."""
+        held = True if rule.when is None else self._judge(tree_of(rule.when.text))
+        return _both(held, self._there(rule, origin), decides=False) if rule.environments else held
+
+    def _there(self, rule: Rule, origin: Origin | None) -> Verdict:
+        """Whether the call was about one of the rule's environments."""
+        declared = self._declared.environments
+        path = (origin or declared.origin).path if declared else ()
+        if path and (path[0] in self._recorded.digests or self._left_out(path[0])):
+            return Unknown(frozenset({f"args.{path[0]}"}))
+        return applies(replace(rule, when=None), replace(self._asked, origin=origin), self._declared)
 
     def _judge(self, tree: Expression) -> Verdict:
         match tree:
@@ -74,7 +90,7 @@ class Knowledge:
     def _leaf(self, tree: Expression) -> Verdict:
         missing = frozenset(self._missing(tree))
         if not missing:
-            return self._asked(tree)
+            return self._engine(tree)
         match tree:
             case Member(Name("args"), field, tested=True) if field in self._recorded.digests:
                 return True
@@ -96,12 +112,10 @@ class Knowledge:
             return Unknown(missing)
         return any(known == self._digest(spelt) for value in values for spelt in _spellings(value)) is not negated
 
-    def _asked(self, tree: Expression) -> Verdict:
+    def _engine(self, tree: Expression) -> Verdict:
         """Ask the engine; everything the expression names is in the record."""
-        condition = _compiled(written(tree), frozenset(self._policy.windows))
-        if condition is None:
-            return Unknown(frozenset())
-        return evaluate(condition, self._recorded.call, now=self._recorded.at, windows=self._policy.windows)
+        condition = _compiled(written(tree), self._declared.known)
+        return Unknown(frozenset()) if condition is None else evaluate(condition, self._asked, self._declared)
 
     def _missing(self, tree: Expression) -> Iterator[str]:
         """What the expression names and the record does not hold."""
@@ -150,9 +164,9 @@ def tree_of(text: str) -> Expression:
 
 
 @lru_cache(maxsize=4096)
-def _compiled(text: str, windows: frozenset[str]) -> Condition | None:
+def _compiled(text: str, known: Known) -> Condition | None:
     try:
-        return compile_condition(text, windows)
+        return compile_condition(text, known)
     except SyntaxMistake:  # a part that is no condition by itself
         return None
 

@@ -9,61 +9,111 @@ literal characters, then fewer stars), and globs that tie are joined. Then its r
   of that with it and that without it: if it would have lowered, it does not; if it would have raised, it does.
 
 Nothing that names the call leaves the file's default and always a step-up; no file for the server does the
-same with `sensitive`. A definition that changed, or is not the one the file pins, raises the sensitivity one
-step and asks for consent; so does one that the file pins and nobody has listed yet. A server's
-own word that a tool is destructive counts only for tools that no entry names, and makes them critical.
+same with `sensitive`. Who is not among the `callers` of the file and of the entry is refused. What a tool is told
+to run joins the tool's own tags, and what cannot be told counts as critical. A definition that changed, or is not
+the one the file pins, raises the sensitivity one step and asks for consent; so does one that the file pins and nobody
+has listed yet. A server's own word that a tool is destructive counts only for tools that no entry names, and makes
+them critical.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from types import MappingProxyType
 from typing import Final
 
-from guard.model import Call, Classification, Demand, Quorum, Sensitivity
-from guard.policy.conditions import Failure, evaluate
-from guard.policy.document import Entry, Match, Policy, Rule
+from guard.model import Call, Classification, Demand, Limit, Quorum, Sensitivity
+from guard.policy.callers import Callers
+from guard.policy.conditions import Condition, Failure, evaluate, evaluate_all
+from guard.policy.document import Entry, Match, Policy, Rule, Runs
+from guard.policy.facts import Asked, Declared
+from guard.policy.inner import inner_calls
+from guard.policy.scope import Scope, joined
 from guard.reasons import Code, Reason
 
 _TAGS: Final = (Code.TAG_PUBLIC, Code.TAG_INTERNAL, Code.TAG_SENSITIVE, Code.TAG_CRITICAL)
 _MEMORY: Final = 4096
 _LONG: Final = 256
+_DEPTH: Final = 3
+"""How deep a tool may run a tool that runs tools."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ruled:
+    """An entry with what it says before its rules, and its conditions together."""
+
+    entry: Entry
+    tagged: Classification
+    conditions: tuple[Condition, ...]
+    names: Scope
 
 
 @dataclass(frozen=True, slots=True)
 class _Named:
     """The entries that name one (server, kind, name); `settled` when no rule can change what they say."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[_Ruled, ...]
     settled: Classification | None
+    callers: tuple[tuple[Callers, str], ...]
+    runs: tuple[Runs, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class PolicySet:
     """The policies of all servers at one revision (hex digest of the files they came from).
 
-    Remembers which entries name what, so that a call without rules costs one look-up.
+    `settings` holds the environment of each server, and under "" that of the deployment. What names what is
+    remembered: exact names as long as the set lives, others (matched by globs, or by nothing) up to a number.
     """
 
     policies: Mapping[str, Policy] = field(default_factory=lambda: MappingProxyType({}))
     revision: str = ""
+    settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    _exact: dict[tuple[str, str, str], Entry] = field(default_factory=dict, repr=False, compare=False)
+    _globs: dict[tuple[str, str], tuple[Entry, ...]] = field(default_factory=dict, repr=False, compare=False)
+    _known: dict[tuple[str, str, str], _Named] = field(default_factory=dict, repr=False, compare=False)
     _memory: dict[tuple[str, str, str], _Named] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Sort exact names from globs, so that a look-up does not grow with the file."""
+        for server, policy in self.policies.items():
+            for kind, entries in policy.entries.items():
+                self._exact.update({(server, kind, one.pattern): one for one in entries if one.glob is None})
+                self._globs[server, kind] = tuple(one for one in entries if one.glob is not None)
 
     def named(self, policy: Policy, kind: str, name: str) -> _Named:
         """The entries that name this, from memory when it was asked before."""
         key = (policy.server, kind, name)
-        known = self._memory.get(key)
+        known = self._known.get(key) or self._memory.get(key)
         if known is None:
-            entries = find(policy.entries.get(kind, ()), name)
-            settled = None if any(entry.rules for entry in entries) else _settled(policy, entries, self.revision)
-            known = _Named(entries, settled)
-            if len(name) <= _LONG:
+            exact = self._exact.get(key)
+            entries = (exact,) if exact is not None else find(self._globs.get((policy.server, kind), ()), name)
+            known = _named(policy, entries, self.revision)
+            if exact is not None:
+                self._known[key] = known
+            elif len(name) <= _LONG:
                 if len(self._memory) >= _MEMORY:
                     self._memory.clear()
                 self._memory[key] = known
         return known
+
+
+def _named(policy: Policy, entries: tuple[Entry, ...], revision: str) -> _Named:
+    """Prepare what these entries say, as far as it does not depend on a call."""
+    prepared = []
+    for entry in entries:
+        conditions = tuple(rule.when for rule in entry.rules if rule.when is not None)
+        names = joined(condition.names for condition in conditions)
+        prepared.append(_Ruled(entry, _tagged(policy, entry, revision), conditions, names))
+    callers = [(policy.callers, policy.file)] + [(entry.callers, entry.name) for entry in entries]
+    return _Named(
+        entries=tuple(prepared),
+        settled=None if any(entry.rules for entry in entries) else _settled(policy, entries, revision),
+        callers=tuple((one, where) for one, where in callers if one is not None),
+        runs=tuple(entry.runs for entry in entries if entry.runs is not None),
+    )
 
 
 def find(entries: Iterable[Entry], name: str) -> tuple[Entry, ...]:
@@ -101,7 +151,7 @@ def classify(
         return Classification(
             sensitivity=Sensitivity.PUBLIC, revision=policies.revision, reasons=(Reason(Code.PROTOCOL),)
         )
-    found = _by_tags(policies, call, now)
+    found = _by_tags(policies, call, now, depth=0)
     if hint_destructive and not found.tagged:
         found = replace(
             found,
@@ -126,7 +176,7 @@ def pinned(policies: PolicySet, server: str, tool: str) -> str:
     return policy.pins.get(tool, "") if policy is not None and policy.pins else ""
 
 
-def _by_tags(policies: PolicySet, call: Call, now: float) -> Classification:
+def _by_tags(policies: PolicySet, call: Call, now: float, *, depth: int) -> Classification:
     policy = policies.policies.get(call.server)
     if policy is None:
         return Classification(
@@ -137,10 +187,37 @@ def _by_tags(policies: PolicySet, call: Call, now: float) -> Classification:
             reasons=(Reason(Code.NO_POLICY, call.server),),
         )
     named = policies.named(policy, call.kind, call.name)
-    if named.settled is not None:
-        return named.settled
-    ruled = (_ruled(policy, entry, call, now, policies.revision) for entry in named.entries)
-    return reduce(_join, ruled)
+    found = named.settled
+    if found is None:
+        asked = Asked(call=call, now=now, settings=policies.settings)
+        found = reduce(_join, (_ruled(policy, one, asked) for one in named.entries))
+    for callers, where in named.callers:
+        if not callers.admit(call.principal):
+            refusal = Reason(Code.NOT_ALLOWED, policy.owner, callers.reason or f"callers of {where}")
+            return replace(found, refusal=refusal)
+    for runs in named.runs:
+        found = _with_inner(policies, found, inner_calls(runs, call) if depth < _DEPTH else None, now, depth)
+    return found
+
+
+def _with_inner(
+    policies: PolicySet, outer: Classification, calls: tuple[Call, ...] | None, now: float, depth: int
+) -> Classification:
+    """What a tool says that runs these calls, or nobody can tell which."""
+    if calls is None:
+        return replace(
+            outer,
+            sensitivity=Sensitivity.CRITICAL,
+            demands=outer.demands | {Demand.STEP_UP},
+            reasons=(*outer.reasons, Reason(Code.INNER_UNKNOWN, outer.owner)),
+        )
+    found = outer
+    for call in calls:
+        inner = _by_tags(policies, call, now, depth=depth + 1)
+        said = Reason(Code.INNER_CALL, inner.owner, inner.rule)
+        limits = found.limits + inner.limits  # each inner call is counted
+        found = replace(_join(found, replace(inner, reasons=(said, *inner.reasons))), limits=limits)
+    return replace(found, log=outer.log, reasons=tuple(dict.fromkeys(found.reasons)))
 
 
 def _settled(policy: Policy, entries: tuple[Entry, ...], revision: str) -> Classification:
@@ -169,6 +246,7 @@ def _tagged(policy: Policy, entry: Entry, revision: str) -> Classification:
         revision=revision,
         owner=policy.owner,
         log=entry.log,
+        limits=policy.limits + entry.limits,
         reasons=tuple(reasons),
     )
 
@@ -209,9 +287,13 @@ class _Tally:
         self.reasons.append(Reason(Code.RULE_FAILED, by, f"{rule.reason or rule.name}: {why}"))
 
 
-def _ruled(policy: Policy, entry: Entry, call: Call, now: float, revision: str) -> Classification:
+def _ruled(policy: Policy, prepared: _Ruled, asked: Asked) -> Classification:
     """What one entry says after its rules."""
-    tagged = _tagged(policy, entry, revision)
+    entry, tagged = prepared.entry, prepared.tagged
+    if not entry.rules:
+        return tagged
+    if entry.origin is not None:
+        asked = replace(asked, origin=entry.origin)
     tally = _Tally(
         sensitivity=entry.sensitivity,
         least=Sensitivity.PUBLIC,
@@ -222,8 +304,7 @@ def _ruled(policy: Policy, entry: Entry, call: Call, now: float, revision: str) 
         spoken=False,
         reasons=list(tagged.reasons),
     )
-    for rule in entry.rules:
-        holds = True if rule.when is None else evaluate(rule.when, call, now=now, windows=policy.windows)
+    for rule, holds in zip(entry.rules, _verdicts(prepared, asked, policy.declared), strict=True):
         if isinstance(holds, Failure):
             tally.fail(rule, holds.why, policy.owner)
         elif holds:
@@ -241,8 +322,35 @@ def _ruled(policy: Policy, entry: Entry, call: Call, now: float, revision: str) 
     )
 
 
+def _verdicts(prepared: _Ruled, asked: Asked, declared: Declared) -> Iterator[bool | Failure]:
+    """For each rule in order, whether it holds: its condition does, and its environments hold the call's."""
+    verdicts = iter(evaluate_all(prepared.conditions, prepared.names, asked, declared) if prepared.conditions else ())
+    for rule in prepared.entry.rules:
+        yield _there(rule, asked, declared, holds=True if rule.when is None else next(verdicts))
+
+
+def applies(rule: Rule, asked: Asked, declared: Declared) -> bool | Failure:
+    """Whether one rule holds for a call, or why nobody can tell; `asked.origin` is that of the rule's entry."""
+    return _there(rule, asked, declared, holds=True if rule.when is None else evaluate(rule.when, asked, declared))
+
+
+def _there(rule: Rule, asked: Asked, declared: Declared, *, holds: bool | Failure) -> bool | Failure:
+    """The verdict on a rule whose condition `holds`, once its environments are looked at."""
+    if not rule.environments or holds is False:
+        return holds
+    environment = asked.environment(declared)
+    if environment is None:
+        return Failure("the environment is not known")
+    return holds if environment in rule.environments else False
+
+
+def _both(one: tuple[Limit, ...], other: tuple[Limit, ...]) -> tuple[Limit, ...]:
+    """The limits of two entries that name the same call, those of their file once."""
+    return one if one == other else tuple(dict.fromkeys((*one, *other)))
+
+
 def _join(left: Classification, right: Classification) -> Classification:
-    """The stricter of two entries that name a call equally well, with the demands and effects of both."""
+    """The stricter of two, with the demands, effects, limits and refusals of both."""
     strict, mild = (left, right) if left.sensitivity >= right.sensitivity else (right, left)
     return replace(
         strict,
@@ -250,6 +358,9 @@ def _join(left: Classification, right: Classification) -> Classification:
         demands=strict.demands | mild.demands,
         quorums=strict.quorums | mild.quorums,
         barred=strict.barred | mild.barred,
+        tagged=strict.tagged and mild.tagged,
+        refusal=strict.refusal or mild.refusal,
+        limits=_both(strict.limits, mild.limits),
         log=strict.log & mild.log,
         reasons=(*strict.reasons, *mild.reasons),
     )

@@ -1,39 +1,27 @@
 """Conditions of rules: CEL, checked when the file is read, evaluated with as little as they need.
 
-A condition sees `args`, `principal.{subject,owner,on_behalf_of}`, `source.{address,transport}`, `server`,
-`tool`, `now` (a timestamp) and `windows.NAME`. Of the arguments only the paths it names are handed to the
-engine, so a long argument that no rule mentions costs nothing; `args` as a whole may not be used.
+What a condition may name is in `guard.policy.vocabulary.CONTEXT`, with its type. Of the arguments only the paths it
+names are handed to the engine, so a long argument that no rule mentions costs nothing; `args` as a whole may not be
+used. The conditions of one entry are told their values once, together, because that is most of what they cost.
 
-JSON numbers that RFC 8785 writes alike are one value here: `10001.0` is the integer `10001`. Strings are
-compared as they are: no case folding, no path or percent decoding. A missing path is an error in CEL, not
-false, unless `has(...)` guards it or another operand of `&&`, `||` decides; an error is a `Failure`, and
-the caller takes the stricter branch. `matches` runs on an automaton (RE2 syntax) in linear time and wants
-a constant pattern. What is handed over is bounded by `MAX_VALUES` and `MAX_TEXT`; beyond, `Failure`.
+Strings are compared as they are: no case folding, no path or percent decoding. What is missing is an error in CEL,
+not false, unless `has(...)` guards it or another operand of `&&`, `||` decides; an error is a `Failure`, and the
+caller takes the stricter branch. `matches` runs on an automaton (RE2 syntax) in linear time and wants a constant
+pattern. What is handed over for one condition is bounded by `MAX_VALUES` and `MAX_TEXT`; beyond, `Failure`.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING
 
-from guard.model import Call, Json
 from guard.policy.expression import SyntaxMistake, parse
-from guard.policy.scope import PRINCIPAL, SOURCE, Path, Scope, scope
-from guard.policy.windows import Window
+from guard.policy.facts import Asked, Declared, TooMuchError, told
+from guard.policy.scope import NOTHING, Known, Scope, scope
 
 if TYPE_CHECKING:
     import cel
-
-MAX_VALUES: Final = 1024
-MAX_TEXT: Final = 64 * 1024
-
-_SAFE: Final = 2**53
-_LARGEST: Final = 2**63
-
-Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | datetime | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +43,15 @@ class Condition:
         return f"Condition({self.text!r})"
 
 
-def compile_condition(text: str, windows: frozenset[str] = frozenset()) -> Condition:
-    """Check and compile one condition; `windows` are the names declared in the file.
+def compile_condition(text: str, known: Known = NOTHING) -> Condition:
+    """Check and compile one condition; `known` are the names declared in the file.
 
     Raises:
         SyntaxMistake: what is wrong and what to write instead, with the offset into the text.
     """
     import cel  # noqa: PLC0415 - it brings its command line along, 0.3 s that a policy without rules need not wait
 
-    names = scope(parse(text), windows)
+    names = scope(parse(text), known)
     try:
         program = cel.compile(text)
     except ValueError as error:
@@ -71,120 +59,42 @@ def compile_condition(text: str, windows: frozenset[str] = frozenset()) -> Condi
     return Condition(text, names, program)
 
 
-class _TooMuchError(ValueError):
-    """The arguments a condition names are too large to look at."""
-
-
-class _Budget:
-    """Counts what is handed over and makes equal JSON equal."""
-
-    def __init__(self) -> None:
-        self.values = MAX_VALUES
-        self.text = MAX_TEXT
-
-    def give(self, value: Json) -> Value:
-        """The value as the engine sees it."""
-        self.values -= 1
-        if self.values < 0:
-            raise _TooMuchError
-        if isinstance(value, str):
-            self.text -= len(value)
-            if self.text < 0:
-                raise _TooMuchError
-            return value
-        if value is None or isinstance(value, bool):
-            return value
-        if isinstance(value, int | float):
-            return _number(value)
-        if isinstance(value, Mapping):
-            return {self.key(key): self.give(item) for key, item in value.items()}
-        return [self.give(item) for item in value]
-
-    def key(self, key: str) -> str:
-        """A member's name, counted like a text."""
-        self.text -= len(key)
-        return key
-
-
-def _number(value: float) -> int | float:
-    """One form for numbers that are equal: integers up to 2^53, beyond that a float where it is exact.
-
-    Raises:
-        _TooMuchError: not finite, or an integer that neither 64 bits nor a float hold.
-    """
-    if -_SAFE <= value <= _SAFE:
-        return int(value) if value == int(value) else value
-    if not abs(value) <= sys.float_info.max:
-        raise _TooMuchError
-    if value == int(float(value)):
-        return float(value)
-    if not -_LARGEST <= value < _LARGEST:
-        raise _TooMuchError
-    return value
-
-
-def _pick(arguments: Mapping[str, Json], paths: Sequence[Path]) -> dict[str, Value]:
-    """The named paths of the arguments in the shape of the arguments, and nothing else."""
-    budget = _Budget()
-    picked: dict[str, Value] = {}
-    for path in paths:
-        source: Json = arguments
-        target = picked
-        for field in path[:-1]:
-            if not isinstance(source, Mapping) or field not in source:
-                break
-            source = source[field]
-            if not isinstance(source, Mapping):
-                target[field] = budget.give(source)
-                break
-            inner = target.setdefault(field, {})
-            assert isinstance(inner, dict)
-            target = inner
-        else:
-            if isinstance(source, Mapping) and path[-1] in source:
-                target[path[-1]] = budget.give(source[path[-1]])
-    return picked
-
-
-def _context(
-    condition: Condition, call: Call, now: float, windows: Mapping[str, Window]
-) -> Iterator[tuple[str, Value]]:
-    """What the condition names, and nothing else."""
-    for name in condition.names.variables:
-        match name:
-            case "args":
-                yield name, _pick(call.arguments, condition.names.paths)
-            case "principal":
-                yield name, {field: str(getattr(call.principal, field)) for field in PRINCIPAL}
-            case "source":
-                yield name, {field: str(getattr(call.source, field)) for field in SOURCE}
-            case "server":
-                yield name, call.server
-            case "tool":
-                yield name, call.name
-            case "now":
-                yield name, datetime.fromtimestamp(now, UTC)
-            case _:
-                yield name, {window: windows[window].open(now) for window in condition.names.windows}
-
-
-def _run(program: cel.Program, context: dict[str, Value]) -> bool | Failure:
+def _run(condition: Condition, context: cel.Context) -> bool | Failure:
     """The engine's verdict; its error texts may quote values, so they are not repeated."""
     try:
-        verdict: object = program.execute(context)
+        verdict: object = condition.program.execute(context)
     except LookupError:
-        return Failure("an argument it names is missing")
+        return Failure(_unknown(condition.names))
     except TypeError:
         return Failure("an argument has another type than the condition expects")
     except (ValueError, ArithmeticError, RuntimeError):
-        return Failure("it cannot be computed from these arguments")
+        named = "environment" in condition.names.variables
+        return Failure("the environment is not known" if named else "it cannot be computed from these arguments")
     return verdict if isinstance(verdict, bool) else Failure("its value is neither true nor false")
 
 
-def evaluate(condition: Condition, call: Call, *, now: float, windows: Mapping[str, Window]) -> bool | Failure:
-    """Whether the condition holds for this call at `now` (Unix seconds), or why nobody can tell."""
+def _unknown(names: Scope) -> str:
+    """What may be missing, by what a condition names."""
+    if names.paths:
+        return "an argument it names is missing"
+    return "what it asks about this caller is not known"
+
+
+def evaluate(condition: Condition, asked: Asked, declared: Declared) -> bool | Failure:
+    """Whether the condition holds for this call, or why nobody can tell."""
+    return evaluate_all([condition], condition.names, asked, declared)[0]
+
+
+def evaluate_all(
+    conditions: Sequence[Condition], names: Scope, asked: Asked, declared: Declared
+) -> list[bool | Failure]:
+    """The same for several conditions that name `names` together."""
+    import cel  # noqa: PLC0415 - as above; it is loaded already, because there is a condition
+
     try:
-        context = dict(_context(condition, call, now, windows))
-    except (_TooMuchError, OverflowError, OSError):
-        return Failure("the values it names are too large to look at")
-    return _run(condition.program, context)
+        context = cel.Context(told(names, asked, declared))
+    except (TooMuchError, ValueError, TypeError, OverflowError, OSError):
+        if len(conditions) > 1:  # one may name too much; the others are still told what they need
+            return [evaluate(one, asked, declared) for one in conditions]
+        return [Failure("the values it names are too large to look at")]
+    return [_run(condition, context) for condition in conditions]

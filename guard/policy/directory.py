@@ -12,7 +12,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -189,15 +189,20 @@ class PolicyDirectory:
         folder: Path,
         servers: Collection[str] = (),
         *,
+        environments: Mapping[str, str] | None = None,
         quiet: float = QUIET,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`servers` are the configured names; files may change for `quiet` seconds before they are read again."""
+        """`servers` are the configured names; files may change for `quiet` seconds before they are read again.
+
+        `environments` holds the environment of each server that has one, and under "" that of the deployment.
+        """
         self._folder = folder
         self._servers = frozenset(servers)
+        self._environments = MappingProxyType(dict(environments or {}))
         self._quiet = quiet
         self._monotonic = monotonic
-        self._current = PolicySet()
+        self._current = PolicySet(settings=self._environments)
         self._files: frozenset[str] = frozenset()
         self._judged: Signature = ()
         self._seen: Signature = ()
@@ -274,4 +279,4 @@ class PolicyDirectory:
         self._files = frozenset(name for name, _ in folder.files)
         if folder.revision != self._current.revision:
             by_server = MappingProxyType({policy.server: policy for policy in policies})
-            self._current = PolicySet(by_server, folder.revision)
+            self._current = PolicySet(by_server, folder.revision, self._environments)

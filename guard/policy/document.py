@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
-from guard.model import Demand, Quorum, Sensitivity
+from guard.model import Demand, Limit, Quorum, Sensitivity
+from guard.policy.callers import Callers
 from guard.policy.conditions import Condition
+from guard.policy.environments import Origin
+from guard.policy.facts import Declared
 from guard.policy.patterns import Glob
 from guard.policy.tree import Place
-from guard.policy.windows import Window
 
 KINDS = {"tools": "tool", "resources": "resource", "prompts": "prompt"}
 """The sections of a file and the kind of call (`guard.model.Call.kind`) each is about."""
@@ -29,11 +31,15 @@ class Match(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One rule of an entry; without `when` it always applies. `sensitivity` None leaves it as it is."""
+    """One rule of an entry; without `when` and `environments` it always applies.
+
+    With both, both must hold. `sensitivity` None leaves it as it is.
+    """
 
     name: str
     place: Place
     when: Condition | None = None
+    environments: frozenset[str] = frozenset()
     sensitivity: Sensitivity | None = None
     demands: frozenset[Demand] = frozenset()
     quorums: frozenset[Quorum] = frozenset()
@@ -42,12 +48,27 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Runs:
+    """Where a tool that runs other tools is told which: paths into its arguments.
+
+    `tool` holds the inner tool's name, `arguments` its arguments (an object, or its JSON text), `server` its server
+    (empty: this one). With `each`, that path holds a list, and the others lead from each of its members.
+    """
+
+    tool: tuple[str, ...]
+    arguments: tuple[str, ...] = ()
+    server: tuple[str, ...] = ()
+    each: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One tag: a name or glob, and what the owner says about what it matches.
 
     `name` is the entry's own name in records (`git.yaml#tools.git_reset`); `glob` is None for an exact
     name. The file's default is an entry too, with an empty `pattern`. `definition` pins the tool's definition by its
-    digest; "" leaves that to the state.
+    digest; "" leaves that to the state. `origin` is where this one's environment is read from, when it is another than
+    the file's; `runs` says where a tool that runs others is told which.
     """
 
     pattern: str
@@ -64,6 +85,10 @@ class Entry:
     review: bool = False
     definition: str = ""
     rules: tuple[Rule, ...] = ()
+    callers: Callers | None = None
+    origin: Origin | None = None
+    runs: Runs | None = None
+    limits: tuple[Limit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +105,8 @@ class Policy:
     default: Entry
     entries: Mapping[str, tuple[Entry, ...]]
     match: Match = Match.FIRST
-    windows: Mapping[str, Window]
+    declared: Declared = field(default_factory=Declared)
     authors: frozenset[str] = frozenset()
     pins: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    callers: Callers | None = None
+    limits: tuple[Limit, ...] = ()

@@ -15,6 +15,10 @@ FILE_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "match": "which of several matching rules says the sensitivity: the first (default) or the strictest",
         "default": "what holds for names that no entry matches; they always need a step-up as well",
         "windows": "named spans of local time; conditions ask windows.NAME",
+        "networks": 'named address ranges, one or a list, such as "10.0.0.0/8"; conditions ask networks.NAME',
+        "environment": "how to tell which environment a call is about; rules and conditions ask for it by name",
+        "callers": "agents that may call this server at all; all others are refused, whatever they prove",
+        "limits": "how many calls to this server one agent may make in some time without a further proof",
         "tools": 'tags by tool name; a key may be a glob such as "get_*"',
         "resources": 'tags by resource URI; * stays within a segment, ** does not: "file:///srv/**"',
         "prompts": "tags by prompt name; a key may be a glob",
@@ -43,13 +47,18 @@ ENTRY_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "definition": "digest of what the server says about this tool, as `guard policy scaffold` and `pin` print it; "
         "any other definition counts one sensitivity higher and needs consent",
         "rules": "conditions under which something else holds",
+        "callers": "agents that may call this at all, out of those the file lets call; all others are refused",
+        "environment": "where its environment is read from, instead of as the file says: args.NAME, server, deployment",
+        "runs": "for a tool that runs other tools: the arguments that say which; their tags join this one's",
+        "limits": "how many of these calls one agent may make in some time without a further proof",
     }
 )
 """Keys of an entry under `tools`, `resources` or `prompts`."""
 
 RULE_KEYS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "when": "condition in CEL over args, principal, source, server, tool, now and windows; without it, always",
+        "when": "condition in CEL about the call, its caller and the moment; without it, always",
+        "environments": "environments in which the rule applies; with `when` as well, both must hold",
         "sensitivity": "the sensitivity when the condition holds; it may be lower",
         "require": "proofs that are needed in addition when the condition holds; a word, words, or the long form",
         "effects": "effects in addition when the condition holds",
@@ -91,7 +100,45 @@ WINDOW_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "zone": 'IANA time zone whose wall clock counts, for example "Europe/Berlin"',
         "days": 'days of the week, for example "mon-fri" or "sat,sun"; without it, every day',
         "hours": 'from and until, for example "08:00-18:00"; "22:00-06:00" passes midnight; without it, all day',
-        "dates": 'first and last day, for example "2026-12-20..2027-01-06"; without it, always',
+        "dates": 'first and last day, for example "2026-12-20..2027-01-06", or a list; without it, always',
+        "recurs": 'days that come again, as calendars write it (RFC 5545): "FREQ=MONTHLY;BYDAY=2TU"; without it, all',
     }
 )
 """Keys of a window."""
+
+ENVIRONMENT_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "from": "the argument that tells it, such as args.cluster; or server, deployment: `environment` in guard.toml",
+        "names": "each environment with the value or values that mean it; values may be globs",
+    }
+)
+"""Keys of `environment`; both are needed."""
+
+CALLERS_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "agents": 'names of agents, or globs such as "ci-*"',
+        "groups": "groups of agents (`guard agent add --group`)",
+        "reason": "why, in the owner's words; told to whoever is refused",
+    }
+)
+"""Keys of `callers`."""
+
+LIMIT_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "calls": "how many calls; the next one needs the proof",
+        "per": "in which time, such as 10m, 1h or 1d",
+        "require": "the proof that is needed beyond; a word, words, or the long form; without it, step_up",
+        "reason": "why, in the owner's words",
+    }
+)
+"""Keys of a limit; `calls` and `per` are needed."""
+
+RUNS_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "tool": "the argument that names the inner tool, such as args.name",
+        "arguments": "the argument that holds the inner tool's arguments: an object, or its JSON text",
+        "server": "the argument that names the inner tool's server; without it, this server",
+        "each": "the argument that holds a list of inner calls; the other paths then lead from each of its members",
+    }
+)
+"""Keys of `runs`; `tool` is needed."""

@@ -7,29 +7,30 @@ policy at all: half a policy would tag less than its owner wrote.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, date
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final, TypeVar
 
 from guard.model import Demand, Sensitivity
+from guard.policy import sections
 from guard.policy.conditions import Condition, compile_condition
 from guard.policy.document import KINDS, Entry, Match, Policy, Rule
+from guard.policy.environments import Origin
 from guard.policy.expression import SyntaxMistake
-from guard.policy.keys import DEFAULT_KEYS, ENTRY_KEYS, FILE_KEYS, RULE_KEYS, WINDOW_KEYS
+from guard.policy.facts import Declared
+from guard.policy.keys import DEFAULT_KEYS, ENTRY_KEYS, FILE_KEYS, RULE_KEYS
 from guard.policy.patterns import glob, is_glob
 from guard.policy.patterns import mistake as wrong_name
 from guard.policy.requires import Require, require
+from guard.policy.scope import Known
 from guard.policy.tree import Items, Mistake, Node, Place, Scalar, Table, grow, shown
 from guard.policy.vocabulary import EFFECTS, SENSITIVITIES, listing, nearest
-from guard.policy.windows import Window, dates, days, hours, zone
 
 MAX_WORDS: Final = 200
 
 SERVER: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _GROUP: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.@-]{0,63}", re.ASCII)
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_WINDOW: Final = re.compile(r"[a-z_][a-z0-9_]{0,31}", re.ASCII)
 
 _T = TypeVar("_T")
 
@@ -40,7 +41,7 @@ class _Reading:
     def __init__(self, file: str) -> None:
         self.file = file
         self.mistakes: list[Mistake] = []
-        self.windows: dict[str, Window] = {}
+        self.declared, self.known = Declared(), Known()
         self.approvers = "approvers"
 
     def note(self, place: Place, message: str) -> None:
@@ -125,43 +126,13 @@ class _Reading:
 
     # ------------------------------------------------------------------ parts
 
-    def window(self, name: Scalar, node: Node) -> None:
-        """One named window."""
-        if not _WINDOW.fullmatch(str(name.value)):
-            self.note(name.place, "the name of a window is made of small letters, digits and underscores")
-        members = self.table(node, "a window", WINDOW_KEYS)
-        if isinstance(node, Table) and "zone" not in members:
-            self.note(node.place, 'the window has no zone; write for example zone: "Europe/Berlin"')
-        start, end = self.span(members, "hours", hours) or (0, 24 * 60)
-        first, last = self.span(members, "dates", dates) or (date.min, date.max)
-        self.windows[str(name.value)] = Window(
-            zone=self.span(members, "zone", zone) or UTC,
-            days=self.span(members, "days", days) or frozenset(range(7)),
-            start=start,
-            end=end,
-            first=first,
-            last=last,
-        )
-
-    def span(self, members: Mapping[str, tuple[Scalar, Node]], key: str, read: Callable[[str], _T]) -> _T | None:
-        """One part of a window, read by its own notation."""
-        if key not in members:
-            return None
-        node = members[key][1]
-        text = self.text(node, key)
-        try:
-            return read(text) if text else None
-        except ValueError as error:
-            self.note(node.place, str(error))
-            return None
-
     def condition(self, node: Node) -> Condition | None:
         """The `when` of a rule."""
         if not isinstance(node, Scalar) or not isinstance(node.value, str):
             self.note(node.place, "when is a condition in quotes; leave it out for a rule that always applies")
             return None
         try:
-            return compile_condition(node.value, frozenset(self.windows))
+            return compile_condition(node.value, self.known)
         except SyntaxMistake as error:
             self.note(node.place, f"in the condition, at character {error.at + 1}: {error}")
             return None
@@ -176,12 +147,23 @@ class _Reading:
             name=name,
             place=node.place,
             when=self.condition(members["when"][1]) if "when" in members else None,
+            environments=self.environments(members),
             sensitivity=self.sensitivity(members),
             demands=wanted.demands,
             quorums=wanted.quorums,
             effects=self.effects(members),
             reason=self.text(members["reason"][1], "reason") if "reason" in members else "",
         )
+
+    def environments(self, members: Mapping[str, tuple[Scalar, Node]]) -> frozenset[str]:
+        """The `environments` of a rule, each of them declared."""
+        if "environments" not in members:
+            return frozenset()
+        node, known = members["environments"][1], self.known.environments
+        if not known:
+            self.note(node.place, "the file declares no environment; see the key `environment`")
+            return frozenset()
+        return frozenset(self.words(node, "environment", {name: name for name in sorted(known)}))
 
     def rules(self, name: str, node: Node) -> tuple[Rule, ...]:
         """The ordered rules of an entry."""
@@ -213,6 +195,10 @@ class _Reading:
             review=self.flag(members["review"][1], "review") if "review" in members else False,
             definition=self.digest(kind, pattern, members),
             rules=self.rules(name, members["rules"][1]) if "rules" in members else (),
+            callers=sections.callers(self, members["callers"][1]) if "callers" in members else None,
+            origin=self.origin(members),
+            runs=sections.runs(self, members["runs"][1]) if "runs" in members else None,
+            limits=sections.limits(self, members["limits"][1], name) if "limits" in members else (),
         )
 
     def digest(self, kind: str, pattern: str, members: Mapping[str, tuple[Scalar, Node]]) -> str:
@@ -226,6 +212,14 @@ class _Reading:
         if text and not _DIGEST.fullmatch(text):
             self.note(node.place, "a definition is 64 hexadecimal digits; `guard policy scaffold` prints it")
         return text
+
+    def origin(self, members: Mapping[str, tuple[Scalar, Node]]) -> Origin | None:
+        """Where an entry's environment is read from."""
+        if "environment" not in members:
+            return None
+        if not self.known.environments:
+            self.note(members["environment"][1].place, "the file declares no environment; see the key `environment`")
+        return sections.read_origin(self, members["environment"][1])
 
     def group(self, members: Mapping[str, tuple[Scalar, Node]]) -> str:
         """The approver group of a mapping, else the file's."""
@@ -257,9 +251,7 @@ class _Reading:
         match = (
             self.word(members["match"][1], "way to match", {m.value: m for m in Match}) if "match" in members else None
         )
-        if "windows" in members:
-            for key, value in self.table(members["windows"][1], "windows").values():
-                self.window(key, value)
+        self.declare(members)
         default = self.default(members["default"][1] if "default" in members else None, root.place)
         entries = {
             kind: tuple(
@@ -277,9 +269,31 @@ class _Reading:
             default=default,
             entries=MappingProxyType(entries),
             match=match or Match.FIRST,
-            windows=MappingProxyType(self.windows),
+            declared=self.declared,
             authors=self.names(members, "authors"),
             pins=MappingProxyType({one.pattern: one.definition for one in entries.get("tool", ()) if one.definition}),
+            callers=sections.callers(self, members["callers"][1]) if "callers" in members else None,
+            limits=sections.limits(self, members["limits"][1], self.file) if "limits" in members else (),
+        )
+
+    def declare(self, members: Mapping[str, tuple[Scalar, Node]]) -> None:
+        """What conditions may ask for by name."""
+        windows = {
+            sections.declared_name(self, key, "window"): sections.window(self, value)
+            for key, value in (self.table(members["windows"][1], "windows") if "windows" in members else {}).values()
+        }
+        networks = {
+            sections.declared_name(self, key, "network"): sections.network(self, value)
+            for key, value in (self.table(members["networks"][1], "networks") if "networks" in members else {}).values()
+        }
+        environments = sections.environments(self, members["environment"][1]) if "environment" in members else None
+        self.declared = Declared(
+            windows=MappingProxyType(windows), networks=MappingProxyType(networks), environments=environments
+        )
+        self.known = Known(
+            windows=frozenset(windows),
+            networks=frozenset(networks),
+            environments=frozenset(environments.plain) if environments else frozenset(),
         )
 
 

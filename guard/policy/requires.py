@@ -74,19 +74,18 @@ def _quorum(reader: Reader, node: Node, proof_class: ProofClass, keys: Iterable[
     kinds = {kind: kind for kind in KINDS[proof_class]}
     return Quorum(
         proof_class=proof_class,
-        people=_number(reader, members["people"], "people", 1, MAX_PEOPLE) if "people" in members else 1,
+        people=number(reader, members["people"], "people", 1, MAX_PEOPLE) if "people" in members else 1,
         group=reader.name(members["group"], "group", _GROUP) if "group" in members else "",
         kinds=frozenset(reader.words(members["kinds"], "kind of proof", kinds)) if "kinds" in members else frozenset(),
         attestation=(
-            _number(reader, members["attestation"], "attestation", 0, MAX_ATTESTATION)
-            if "attestation" in members
-            else 0
+            number(reader, members["attestation"], "attestation", 0, MAX_ATTESTATION) if "attestation" in members else 0
         ),
-        max_age=_seconds(reader, members["max_age"]) if "max_age" in members else 0.0,
+        max_age=seconds(reader, members["max_age"], "max_age") if "max_age" in members else 0.0,
     )
 
 
-def _number(reader: Reader, node: Node, what: str, least: int, most: int) -> int:
+def number(reader: Reader, node: Node, what: str, least: int, most: int) -> int:
+    """A whole number within bounds."""
     value = node.value if isinstance(node, Scalar) else None
     if type(value) is int and least <= value <= most:
         return value
@@ -94,9 +93,10 @@ def _number(reader: Reader, node: Node, what: str, least: int, most: int) -> int
     return most
 
 
-def _seconds(reader: Reader, node: Node) -> float:
-    found = _DURATION.fullmatch(reader.text(node, "max_age"))
+def seconds(reader: Reader, node: Node, what: str) -> float:
+    """A length of time such as 90s, 10m, 2h or 1d."""
+    found = _DURATION.fullmatch(reader.text(node, what))
     if found is None:
-        reader.note(node.place, "max_age is a number and a unit: 90s, 10m, 2h or 1d")
+        reader.note(node.place, f"{what} is a number and a unit: 90s, 10m, 2h or 1d")
         return 1.0
     return float(int(found[1]) * _UNITS[found[2]])

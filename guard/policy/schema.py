@@ -13,18 +13,24 @@ from typing import Final
 from guard.model import Json, ProofClass
 from guard.policy.document import KINDS
 from guard.policy.keys import (
+    CALLERS_KEYS,
     CONSENT_KEYS,
     DEFAULT_KEYS,
     ENTRY_KEYS,
+    ENVIRONMENT_KEYS,
     FILE_KEYS,
+    LIMIT_KEYS,
     POSSESSION_KEYS,
     REQUIRE_KEYS,
     RULE_KEYS,
+    RUNS_KEYS,
     WINDOW_KEYS,
 )
+from guard.policy.networks import MAX_RANGES
 from guard.policy.patterns import MAX_PATTERN
 from guard.policy.reading import MAX_WORDS
 from guard.policy.requires import MAX_ATTESTATION, MAX_PEOPLE
+from guard.policy.sections import MAX_CALLS
 from guard.policy.vocabulary import EFFECTS, REQUIREMENT_MEANING, SENSITIVITY_MEANING
 from guard.quorum import KINDS as PROOFS
 
@@ -37,8 +43,9 @@ def _choice(words: Mapping[str, str]) -> dict[str, Json]:
     return {"oneOf": [{"const": word, "description": meaning} for word, meaning in words.items()]}
 
 
-def _one_or_many(word: dict[str, Json]) -> dict[str, Json]:
-    return {"anyOf": [word, {"type": "array", "items": word, "uniqueItems": True}]}
+def _one_or_many(word: dict[str, Json], *, most: int = 0) -> dict[str, Json]:
+    several: dict[str, Json] = {"type": "array", "items": word, "uniqueItems": True}
+    return {"anyOf": [word, several | ({"minItems": 1, "maxItems": most} if most else {})]}
 
 
 def _text(**more: Json) -> dict[str, Json]:
@@ -85,6 +92,14 @@ def schema() -> dict[str, Json]:
                 "anyOf": [{"required": [key]} for key in ("sensitivity", "require", "effects")],
             },
             "window": _object(WINDOW_KEYS, _window(), "zone"),
+            "network": _one_or_many(_text(examples=["10.0.0.0/8", "2001:db8::/32"]), most=MAX_RANGES),
+            "environment": _object(ENVIRONMENT_KEYS, _environment(), "from", "names"),
+            "callers": {
+                **_object(CALLERS_KEYS, _callers()),
+                "anyOf": [{"required": ["agents"]}, {"required": ["groups"]}],
+            },
+            "limit": _object(LIMIT_KEYS, tags | _limit(), "calls", "per"),
+            "runs": _object(RUNS_KEYS, dict.fromkeys(RUNS_KEYS, _path()), "tool"),
         },
     }
 
@@ -107,6 +122,14 @@ def _file() -> dict[str, dict[str, Json]]:
             "propertyNames": {"pattern": "^[a-z_][a-z0-9_]{0,31}$"},
             "additionalProperties": _ref("window"),
         },
+        "networks": {
+            "type": "object",
+            "propertyNames": {"pattern": "^[a-z_][a-z0-9_]{0,31}$"},
+            "additionalProperties": _ref("network"),
+        },
+        "environment": _ref("environment"),
+        "callers": _ref("callers"),
+        "limits": _many("limit"),
         **dict.fromkeys(KINDS, entries),
     }
 
@@ -145,12 +168,20 @@ def _entry() -> dict[str, dict[str, Json]]:
         "review": {"type": "boolean"},
         "definition": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
         "rules": {"type": "array", "items": _ref("rule")},
+        "callers": _ref("callers"),
+        "environment": _path("server", "deployment"),
+        "runs": _ref("runs"),
+        "limits": _many("limit"),
     }
 
 
 def _rule() -> dict[str, dict[str, Json]]:
     """What a rule may say beside its tags."""
-    return {"when": {"type": "string", "minLength": 1, "maxLength": 1000}, "reason": _text()}
+    return {
+        "when": {"type": "string", "minLength": 1, "maxLength": 1000, "examples": ['args.environment == "staging"']},
+        "environments": _one_or_many(_text()),
+        "reason": _text(),
+    }
 
 
 def _window() -> dict[str, dict[str, Json]]:
@@ -158,5 +189,34 @@ def _window() -> dict[str, dict[str, Json]]:
         "zone": _text(),
         "days": _text(examples=["mon-fri"]),
         "hours": _text(pattern="^[0-2][0-9]:[0-5][0-9]-[0-2][0-9]:[0-5][0-9]$", examples=["08:00-18:00"]),
-        "dates": _text(examples=["2026-12-20..2027-01-06"]),
+        "dates": _one_or_many(_text(examples=["2026-12-20..2027-01-06"])),
+        "recurs": _text(pattern="^FREQ=", examples=["FREQ=MONTHLY;BYDAY=2TU"]),
     }
+
+
+def _environment() -> dict[str, dict[str, Json]]:
+    names: dict[str, Json] = {
+        "type": "object",
+        "minProperties": 1,
+        "propertyNames": {"pattern": _NAME},
+        "additionalProperties": _one_or_many(_text(examples=["prod-*"])),
+    }
+    return {"from": _path("server", "deployment"), "names": names}
+
+
+def _callers() -> dict[str, dict[str, Json]]:
+    group: dict[str, Json] = {"type": "string", "pattern": _GROUP}
+    return {"agents": _one_or_many(_text(examples=["ci-*"])), "groups": _one_or_many(group), "reason": _text()}
+
+
+def _limit() -> dict[str, dict[str, Json]]:
+    return {
+        "calls": {"type": "integer", "minimum": 0, "maximum": MAX_CALLS},
+        "per": {"type": "string", "pattern": "^[1-9][0-9]{0,5}[smhd]$", "examples": ["1h"]},
+        "reason": _text(),
+    }
+
+
+def _path(*words: str) -> dict[str, Json]:
+    """A path into the arguments, or one of some words."""
+    return _text(examples=["args.cluster", *words])

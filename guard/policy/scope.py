@@ -1,4 +1,4 @@
-"""What a condition names: variables, argument paths, functions and windows, each of them known.
+"""What a condition names: variables, argument paths, functions, windows and networks, each of them known.
 
 Walks the tree of `guard.policy.expression` once, when the file is read. A name that means nothing is a
 mistake with the nearest name that does, and what would cost more than linear time is refused here.
@@ -6,7 +6,7 @@ mistake with the nearest name that does, and what would cost more than linear ti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -23,9 +23,13 @@ from guard.policy.expression import (
 )
 from guard.policy.vocabulary import listing, nearest
 
-PRINCIPAL: Final = ("subject", "owner", "on_behalf_of")
+PRINCIPAL: Final = ("subject", "owner", "on_behalf_of", "groups", "claims")
 SOURCE: Final = ("address", "transport")
-VARIABLES: Final = ("args", "principal", "source", "server", "tool", "now", "windows")
+CREDENTIAL: Final = ("age",)
+VARIABLES: Final = (
+    *("args", "principal", "source", "credential", "server", "tool"),
+    *("environment", "now", "windows", "networks"),
+)
 FUNCTIONS: Final[Mapping[str, tuple[int, int]]] = {
     "size": (1, 1),
     "startsWith": (2, 2),
@@ -49,23 +53,48 @@ _BOOLEAN: Final = frozenset({"&&", "||", "!", "==", "!=", "<", "<=", ">", ">=", 
 Path: TypeAlias = tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """The names a file declares."""
+
+    windows: frozenset[str] = frozenset()
+    networks: frozenset[str] = frozenset()
+    environments: frozenset[str] = frozenset()
+
+
+NOTHING: Final = Known()
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What one condition names. Of `paths`, none is a prefix of another."""
+    """What one condition names, or several. Of `paths`, none is a prefix of another."""
 
-    paths: tuple[Path, ...]
-    variables: frozenset[str]
-    windows: frozenset[str]
+    paths: tuple[Path, ...] = ()
+    variables: frozenset[str] = frozenset()
+    windows: frozenset[str] = frozenset()
+    networks: frozenset[str] = frozenset()
+
+
+def joined(scopes: Iterable[Scope]) -> Scope:
+    """What several conditions name together."""
+    every = tuple(scopes)
+    return Scope(
+        _shortest({path for one in every for path in one.paths}),
+        frozenset[str]().union(*(one.variables for one in every)),
+        frozenset[str]().union(*(one.windows for one in every)),
+        frozenset[str]().union(*(one.networks for one in every)),
+    )
 
 
 class _Check:
     """One walk over the tree: what it names, and what is wrong with it."""
 
-    def __init__(self, windows: frozenset[str]) -> None:
-        self.known = windows
+    def __init__(self, known: Known) -> None:
+        self.known = known
         self.paths: set[Path] = set()
         self.variables: set[str] = set()
         self.windows: set[str] = set()
+        self.networks: set[str] = set()
 
     def visit(self, tree: Expression, bound: frozenset[str], loops: int = 0) -> None:
         """Check a subtree in which the names `bound` are quantified."""
@@ -82,7 +111,20 @@ class _Check:
             case Quantifier():
                 self.quantifier(tree, bound, loops)
             case Operation():
+                self.environments(tree)
                 self.each(tree.operands, bound, loops)
+
+    def environments(self, tree: Operation) -> None:
+        """A text that the environment is compared with must be one of its names."""
+        named = any(isinstance(one, Name) and one.name == "environment" for one in tree.operands)
+        if not named or not self.known.environments:
+            return
+        texts = [one for side in tree.operands for one in (side.operands if isinstance(side, Operation) else (side,))]
+        for text in texts:
+            if isinstance(text, Literal) and text.value not in self.known.environments:
+                names = sorted(self.known.environments)
+                rest = nearest(str(text.value), names) or f"; there are {listing(names)}"
+                raise SyntaxMistake(f"there is no environment {text.value!r}{rest}", text.at)
 
     def each(self, trees: tuple[Expression, ...], bound: frozenset[str], loops: int) -> None:
         """Check several subtrees."""
@@ -132,21 +174,42 @@ class _Check:
         if name not in VARIABLES:
             raise SyntaxMistake(f"there is no {name} here{_instead(name)}", at)
         self.variables.add(name)
-        if name == "args":
-            if not path:
-                raise SyntaxMistake("name the argument, for example args.amount; args as a whole is not available", at)
-            self.paths.add(path)
-        elif name in {"server", "tool", "now"}:
-            if path:
-                raise SyntaxMistake(f"{name} has no members", at)
-        else:
-            fields = {"principal": PRINCIPAL, "source": SOURCE, "windows": tuple(sorted(self.known))}[name]
-            if len(path) != 1 or path[0] not in fields:
-                wrong = path[0] if path else ""
-                rest = nearest(wrong, fields) or (f"; there are {listing(fields)}" if fields else "; none is declared")
-                raise SyntaxMistake(f"{name} has no member {wrong!r}{rest}", at)
-            if name == "windows":
-                self.windows.add(path[0])
+        match name:
+            case "args":
+                if not path:
+                    said = "name the argument, for example args.amount; args as a whole is not available"
+                    raise SyntaxMistake(said, at)
+                self.paths.add(path)
+            case "server" | "tool" | "now" | "environment":
+                if path:
+                    raise SyntaxMistake(f"{name} has no members", at)
+                if name == "environment" and not self.known.environments:
+                    raise SyntaxMistake("the file declares no environment; see the key `environment`", at)
+            case "principal" if len(path) == 2 and path[0] == "claims":  # noqa: PLR2004 - claims.NAME
+                return
+            case _:
+                self.member(name, path, at)
+
+    def member(self, name: str, path: Path, at: int) -> None:
+        """The one member of a variable that has some."""
+        known = self.known
+        fields: tuple[str, ...] = {
+            "principal": PRINCIPAL,
+            "source": SOURCE,
+            "credential": CREDENTIAL,
+            "windows": tuple(sorted(known.windows)),
+            "networks": tuple(sorted(known.networks)),
+        }[name]
+        if path == ("claims",):
+            raise SyntaxMistake("name the claim, for example principal.claims.posture", at)
+        if len(path) != 1 or path[0] not in fields:
+            wrong = path[0] if path else ""
+            rest = nearest(wrong, fields) or (f"; there are {listing(fields)}" if fields else "; none is declared")
+            raise SyntaxMistake(f"{name} has no member {wrong!r}{rest}", at)
+        if name == "windows":
+            self.windows.add(path[0])
+        elif name == "networks":
+            self.networks.add(path[0])
 
 
 def _instead(name: str) -> str:
@@ -187,14 +250,16 @@ def _pattern(pattern: str, at: int) -> None:
         raise SyntaxMistake("the pattern is not valid RE2 syntax, or too large", at) from None
 
 
-def scope(tree: Expression, windows: frozenset[str]) -> Scope:
-    """Check a condition's tree; `windows` are the names declared in the file.
+def scope(tree: Expression, known: Known) -> Scope:
+    """Check a condition's tree against the names its file declares.
 
     Raises:
         SyntaxMistake: what is wrong, what to write instead, and the offset into the text.
     """
-    check = _Check(windows)
+    check = _Check(known)
     check.visit(tree, frozenset())
     if not _boolean(tree):
         raise SyntaxMistake('a condition must be true or false; compare with "==", "<" or in', 0)
-    return Scope(_shortest(check.paths), frozenset(check.variables), frozenset(check.windows))
+    return Scope(
+        _shortest(check.paths), frozenset(check.variables), frozenset(check.windows), frozenset(check.networks)
+    )

@@ -66,6 +66,28 @@ REQUIREMENT_MEANING: Final[Mapping[str, str]] = MappingProxyType(
 """One sentence for each requirement."""
 
 
+CONTEXT: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
+    {
+        "args.NAME": ("any", "an argument, at any depth; a number is an `int` where it is whole, else a `double`"),
+        "principal.subject": ("string", "the agent"),
+        "principal.owner": ("string", "the person who answers for it"),
+        "principal.on_behalf_of": ("string", "on whose behalf it calls, or empty"),
+        "principal.groups": ("list of string", "the agent's groups (`guard agent add --group`)"),
+        "principal.claims.NAME": ("string", "what else is enrolled about it (`guard agent add --claim`)"),
+        "credential.age": ("duration", "since the agent's key was made"),
+        "source.address": ("string", "the peer of the connection, or empty (stdio)"),
+        "source.transport": ("string", "`http` or `stdio`"),
+        "server": ("string", "the tool server"),
+        "tool": ("string", "the tool, or the prompt or canonical URI of the resource"),
+        "environment": ("string", "the environment the call is about, by one of the file's names"),
+        "now": ("timestamp", "the present"),
+        "windows.NAME": ("bool", "whether the window is open"),
+        "networks.NAME": ("bool", "whether the caller's address lies in the network"),
+    }
+)
+"""What a condition may name: its type in CEL, and what it is."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """The clause that names the choice most like `word`, or the empty text."""
     found = difflib.get_close_matches(word.strip().casefold()[:64], list(choices), n=1, cutoff=0.6)

@@ -40,6 +40,7 @@ from guard.proxy.journal import Journal, Judged, reasons_json
 from guard.proxy.ladder import Leg, Said
 from guard.proxy.memory import Memory
 from guard.proxy.pausing import Held, Pausing
+from guard.proxy.volumes import Volumes
 from guard.reasons import Code, Reason
 from guard.requirement import counterfactual
 from guard.stepup.ceremony import Ceremony
@@ -72,6 +73,7 @@ class Pipeline:
         identifier: Identifier,
         catalogue: Catalogue,
         memory: Memory,
+        volumes: Volumes,
         assessor: Assessor,
         ceremony: Ceremony,
         pausing: Pausing,
@@ -80,7 +82,7 @@ class Pipeline:
     ) -> None:
         """Take every collaborator; `policies` returns the set in force now."""
         self._config, self._policies, self._identifier = config, policies, identifier
-        self._catalogue, self._memory, self._assessor = catalogue, memory, assessor
+        self._catalogue, self._memory, self._volumes, self._assessor = catalogue, memory, volumes, assessor
         self._ceremony, self._pausing, self._continuations = ceremony, pausing, Continuations(clock)
         self._journal, self._clock = journal, clock
         self._settings = Settings(irreversible=config.irreversible, expires=config.approval.expires)
@@ -98,12 +100,14 @@ class Pipeline:
             try:
                 faults.point("call.received")
                 await self._memory.recall(arrival.principal, arrival.server)
+                await self._volumes.recall(arrival.principal.subject)
                 judged = self._judge(self._read(arrival))  # 1 read, 2 classify, 3 assess
                 leg = self._pausing.resume(arrival, judged.call, exchange)
                 decision = self._decide(judged, ())  # 4 decide
                 self._journal.decided(judged, decision)  # 5 record
                 match decision:
                     case Permit():
+                        self._count(judged)
                         await self._forward(judged.call, exchange)  # 7 forward, 8 conclude
                     case Challenge():
                         await self._step_up(judged, decision, arrival, exchange, leg)  # 6 step up, then 7 and 8
@@ -200,6 +204,8 @@ class Pipeline:
             change=self._catalogue.change(call.server, call.name) if changed else "",
             hint_destructive=tool and self._catalogue.destructive(call.server, call.name),
         )
+        if classification.limits:
+            classification = self._volumes.judged(call.principal.subject, classification)
         return Judged(call=call, classification=classification, findings=self._assessor.assess(call, classification))
 
     def _decide(self, judged: Judged, grants: Sequence[Grant]) -> Decision:
@@ -284,13 +290,20 @@ class Pipeline:
             return False
         if decision.grant is None:  # what it needed proof for is gone
             self._journal.decided(judged, decision)
+            self._count(judged)
             await self._forward(call, exchange)
             return True
         await self._journal.intend(judged, decision.grant)
         if not await self._consume(call, decision.grant):
             return False
+        self._count(judged)
         await self._forward(call, exchange, decision.grant)
         return True
+
+    def _count(self, judged: Judged) -> None:
+        """Count a call that goes on; nothing waits between this and the judgement of a call without a grant."""
+        if judged.classification.limits:
+            self._volumes.count(judged.call.principal.subject, judged.classification.limits)
 
     async def _consume(self, call: Call, grant: Grant) -> bool:
         """One compare-and-swap; the intent that is on disk gets its outcome also when this was not the winner."""

@@ -79,7 +79,9 @@ class StdioFront:
             message = f"no server {server} with a command is configured; there is: {known}"
             raise ConfigError(message, file=config.file)
         self._settings, self._base = settings, config.file.absolute().parent
-        self._server, self._principal, self._handler, self._observe = server, principal, handler, observe
+        self._server, self._handler, self._observe = server, handler, observe
+        self.principal = principal
+        """Whom calls are made by from now on."""
         self._client = ""
         self._questions, self._handshake = Questions(), dict[str, Json]()
         self._waiting: dict[str | int, StdioExchange] = {}
@@ -224,7 +226,7 @@ class StdioFront:
             arrival = Arrival(
                 message=message,
                 era=era,
-                principal=self._principal,
+                principal=self.principal,
                 source=self._source(),
                 server=self._server,
                 capabilities=self._handshake,
@@ -274,7 +276,7 @@ class StdioFront:
 
     async def _reject(self, error: WireError, output: Output) -> None:
         """Record a line that is not taken, and answer it unless it answers a question nobody asked."""
-        self._handler.refused(server=self._server, source=self._source(), principal=self._principal, error=error)
+        self._handler.refused(server=self._server, source=self._source(), principal=self.principal, error=error)
         if error.request_id is not None and self._in_flight(error.request_id):
             error.request_id = None  # else the refusal would pass for the answer to the call in flight
         if error.reason is not Code.UNSOLICITED:

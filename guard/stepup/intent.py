@@ -18,6 +18,7 @@ from guard.errors import ProofExpiredError, ProofInvalidError, ProofWrongCallErr
 from guard.model import Call, Challenge, Json, Source
 from guard.policy.conditions import Condition, Failure, compile_condition, evaluate
 from guard.policy.expression import SyntaxMistake
+from guard.policy.facts import Asked, Declared
 from guard.reasons import Code
 from guard.stepup.binding import SKEW, pae
 from guard.stepup.shape import Check, exactly, members, text, whole
@@ -284,7 +285,7 @@ def _require_arguments(manifest: Manifest, challenge: Challenge, now: float) -> 
     if manifest.when:
         compiled = condition(manifest.when)
         names.update(compiled.names.paths)
-        verdict = evaluate(compiled, _call(challenge, arguments), now=now, windows={})
+        verdict = evaluate(compiled, Asked(call=_call(challenge, arguments), now=now), Declared())
         if verdict is not True:
             why = f": {verdict.why}" if isinstance(verdict, Failure) else ""
             raise ProofWrongCallError(f"the condition of the intent does not hold{why}")

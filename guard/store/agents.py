@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Final
 
-from sqlalchemy import bindparam, insert, or_, select, update
+from sqlalchemy import RowMapping, bindparam, insert, or_, select, update
 
 from guard.ports import Agent, Credential
 from guard.store.database import Database
 from guard.store.schema import agents, credentials
 
-_AGENT: Final = select(agents.c.name, agents.c.owner, agents.c.created, agents.c.revoked)
+_AGENT: Final = select(
+    agents.c.name, agents.c.owner, agents.c.created, agents.c.revoked, agents.c.groups, agents.c.claims
+)
 _CREDENTIAL: Final = select(
     credentials.c.digest, credentials.c.agent, credentials.c.created, credentials.c.expires, credentials.c.revoked
 )
@@ -30,7 +33,8 @@ class SqlAgents:
 
     def add(self, agent: Agent) -> bool:
         """Insert; False when the name is taken, even by a revoked agent."""
-        statement = self._database.insert(agents).values(asdict(agent)).on_conflict_do_nothing()
+        written = asdict(agent) | _described(agent.groups, agent.claims)
+        statement = self._database.insert(agents).values(written).on_conflict_do_nothing()
         with self._database.write(durable=True) as connection:
             return connection.execute(statement).rowcount == 1
 
@@ -38,12 +42,18 @@ class SqlAgents:
         """One agent, revoked or not."""
         with self._database.read() as connection:
             found = connection.execute(_AGENT_BY_NAME, {"wanted": name}).mappings().one_or_none()
-        return None if found is None else Agent(**found)
+        return None if found is None else _agent(found)
 
     def all(self) -> Sequence[Agent]:
         """Every agent by name."""
         with self._database.read() as connection:
-            return tuple(Agent(**row) for row in connection.execute(_AGENT.order_by(agents.c.name)).mappings())
+            return tuple(_agent(row) for row in connection.execute(_AGENT.order_by(agents.c.name)).mappings())
+
+    def describe(self, name: str, *, groups: frozenset[str], claims: tuple[tuple[str, str], ...]) -> bool:
+        """Replace groups and claims of a live agent; False when there is none."""
+        statement = update(agents).where(agents.c.name == name, agents.c.revoked == 0)
+        with self._database.write(durable=True) as connection:
+            return connection.execute(statement.values(_described(groups, claims))).rowcount == 1
 
     def revoke(self, name: str, at: float) -> bool:
         """Revoke the agent and every credential of it, in one transaction."""
@@ -86,3 +96,13 @@ class SqlAgents:
         query = _CREDENTIAL.where(credentials.c.agent == agent).order_by(credentials.c.seq.desc())
         with self._database.read() as connection:
             return tuple(Credential(**row) for row in connection.execute(query).mappings())
+
+
+def _described(groups: frozenset[str], claims: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    return {"groups": json.dumps(sorted(groups)), "claims": json.dumps(dict(claims), sort_keys=True)}
+
+
+def _agent(row: RowMapping) -> Agent:
+    claims: dict[str, str] = json.loads(row["claims"])
+    groups: list[str] = json.loads(row["groups"])
+    return Agent(**(dict(row) | {"groups": frozenset(groups), "claims": tuple(sorted(claims.items()))}))

@@ -98,6 +98,8 @@ agents: Final = Table(
     Column("owner", String, nullable=False),
     Column("created", Double, nullable=False),
     Column("revoked", Double, nullable=False),
+    Column("groups", Text, nullable=False, server_default=text("'[]'")),
+    Column("claims", Text, nullable=False, server_default=text("'{}'")),
 )
 
 credentials: Final = Table(

@@ -181,6 +181,19 @@ class PeopleContract:
         assert not store.agents.add(replace(robot, owner="mallory"))
         assert store.agents.get("robot") == replace(robot, revoked=NOON + 1)
         assert store.agents.get("nobody") is None
+        assert not store.agents.describe("robot", groups=frozenset({"release"}), claims=())
+
+    def test_groups_and_claims_of_an_agent_are_kept_and_replaced(self, store: Store) -> None:
+        """What is enrolled about an agent is what was said last."""
+        claims = (("posture", "managed"), ("site", "B\u00e2le"))
+        robot = Agent(name="robot", owner="ann", created=NOON, groups=frozenset({"ci", "release"}), claims=claims)
+        assert store.agents.add(robot)
+        assert store.agents.get("robot") == robot
+        before = store.changed()
+        assert store.agents.describe("robot", groups=frozenset({"ci"}), claims=())
+        assert store.changed() != before
+        assert store.agents.all() == (replace(robot, groups=frozenset({"ci"}), claims=()),)
+        assert not store.agents.describe("nobody", groups=frozenset(), claims=())
 
     def test_agents_are_listed_by_name(self, store: Store) -> None:
         """Revoked or not."""

@@ -75,7 +75,7 @@ def test_help_names_every_verb_and_needs_no_configuration(verbs: Verbs, tmp_path
 
 LEAVES = [
     *("serve", "run", "doctor", "why", "policy check", "policy explain", "policy pin"),
-    *("agent add", "agent rotate", "agent revoke", "agent ls", "agent show"),
+    *("agent add", "agent describe", "agent rotate", "agent revoke", "agent ls", "agent show"),
     *("approver add", "approver invite", "approver ls", "approver remove"),
     *("factor enroll totp", "factor enroll signature", "factor ls", "factor lock", "factor revoke"),
     *("signer run", "signer test", "grant ls", "grant revoke"),
@@ -219,7 +219,17 @@ def test_rotate_prints_another_key_and_the_old_one_ends_after_the_overlap(site: 
     assert sorted(bool(one["expires"]) for one in keys) == [False, True]
 
 
-@pytest.mark.parametrize("words", ["agent show", "agent rotate", "agent revoke"])
+def test_what_policies_ask_about_an_agent_can_be_said_and_changed(site: Site) -> None:
+    site.guard("agent", "add", "robot", "--group", "ci", "--group", "release", "--claim", "posture=managed")
+    site.guard("agent", "describe", "robot", "--no-group", "ci", "--claim", "site=basel", "--no-claim", "posture")
+    [row] = json.loads(site.guard("agent", "ls", "--json"))
+    assert row["groups"] == "release"
+    shown = json.loads(site.guard("agent", "show", "robot", "--json"))
+    assert [(one["id"], one["state"]) for one in shown if one["what"] == "claim"] == [("site", "basel")]
+    assert site.try_("agent", "describe", "robot", "--claim", "posture").code == 2
+
+
+@pytest.mark.parametrize("words", ["agent show", "agent rotate", "agent revoke", "agent describe"])
 def test_an_agent_that_is_not_there_is_not_found(site: Site, words: str) -> None:
     assert "nobody" in sentence(site.try_(*words.split(), "nobody"), 1)
 

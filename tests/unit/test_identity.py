@@ -185,6 +185,58 @@ def test_every_step_of_an_agent_is_recorded_without_its_key(lifecycle: Lifecycle
     assert not any(key in str(ledger.records) or key_digest(key) in str(ledger.records) for key in keys)
 
 
+@pytest.mark.anyio
+async def test_a_principal_carries_what_is_enrolled_about_its_agent(
+    lifecycle: Lifecycle, store: SqlStore, clock: HandClock, ledger: Journal
+) -> None:
+    key = lifecycle.add_agent("robot", groups=["release"], claims={"posture": "managed"})
+    identifier = KeyIdentifier(store, clock)
+    made, clock.at = clock.at, clock.at + 10
+    robot = await identifier.identify(key)
+    assert (robot.groups, robot.claims, robot.since) == ({"release"}, (("posture", "managed"),), made)
+    lifecycle.describe_agent("robot", groups=[], claims={"posture": "lost"})
+    identifier.invalidate()
+    assert (await identifier.identify(key)).claims == (("posture", "lost"),)
+    assert ledger.records[-1] == (
+        "agent.described", {"agent": "robot", "groups": [], "claims": {"posture": "lost"}},
+    )  # fmt: skip
+
+
+@pytest.mark.anyio
+async def test_a_call_that_was_judged_with_other_groups_does_not_go_on(
+    lifecycle: Lifecycle, store: SqlStore, clock: HandClock
+) -> None:
+    identifier, key = KeyIdentifier(store, clock), lifecycle.add_agent("robot", groups=["release"])
+    robot = await identifier.identify(key)
+    await identifier.recheck(robot)
+    lifecycle.describe_agent("robot", groups=["retired"], claims={})
+    with pytest.raises(IdentityError, match="changed since") as caught:
+        await identifier.recheck(robot)
+    assert caught.value.reason is Code.STALE
+
+
+@pytest.mark.parametrize(
+    ("groups", "claims"),
+    [
+        (["a b"], {}),
+        ([""], {}),
+        ([], {"a-b": "x"}),
+        ([], {"a": ""}),
+        ([], {"a": "x\n"}),
+        ([], {"a": "x" * 257}),
+        ([f"g{number}" for number in range(65)], {}),
+    ],
+)
+def test_a_malformed_group_or_claim_is_refused_before_anything_is_enrolled(
+    groups: list[str], claims: dict[str, str], lifecycle: Lifecycle, store: SqlStore
+) -> None:
+    with pytest.raises(NameRefusedError):
+        lifecycle.add_agent("robot", groups=groups, claims=claims)
+    assert store.agents.get("robot") is None
+    with pytest.raises(NotFoundError):
+        lifecycle.describe_agent("robot", groups=[], claims={})
+
+
 def test_an_agents_name_is_never_used_again(lifecycle: Lifecycle) -> None:
     lifecycle.add_agent("robot")
     lifecycle.revoke_agent("robot")

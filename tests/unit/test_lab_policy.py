@@ -19,6 +19,7 @@ from guard.lab.impossible import always, never
 from guard.lab.trail import written
 from guard.policy.conditions import compile_condition, evaluate
 from guard.policy.expression import parse
+from guard.policy.facts import Asked, Declared
 from tests.nouns import call
 
 GOOD = """server: git
@@ -178,11 +179,11 @@ CONDITIONS = st.recursive(
 
 @given(CONDITIONS, st.sampled_from(["x", "y", "z"]), st.integers(1, 4), st.booleans())
 def test_what_is_called_impossible_or_certain_is(when: str, a: str, n: int, b: bool) -> None:
-    asked = call("refund", {"a": a, "n": n, "b": b})
-    holds = evaluate(compile_condition(when), asked, now=0.0, windows={})
+    asked = Asked(call=call("refund", {"a": a, "n": n, "b": b}), now=0.0)
+    holds = evaluate(compile_condition(when), asked, Declared())
     assert not (holds is True and never(when))
     assert not (holds is False and always(when))
-    assert evaluate(compile_condition(written(parse(when))), asked, now=0.0, windows={}) == holds
+    assert evaluate(compile_condition(written(parse(when))), asked, Declared()) == holds
 
 
 def test_a_rule_that_repeats_or_contradicts_itself_is_pointed_out(home: Path) -> None:

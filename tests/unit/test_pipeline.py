@@ -29,6 +29,7 @@ from guard.proxy.journal import Journal
 from guard.proxy.memory import Memory
 from guard.proxy.pausing import Pausing
 from guard.proxy.pipeline import READABLE, Pipeline
+from guard.proxy.volumes import Volumes
 from guard.stepup.ceremony import Ceremony
 from guard.store.seal import Keyring
 from guard.store.sql import SqlStore
@@ -44,6 +45,8 @@ owner: desk-team
 tools:
   note: {sensitivity: internal}
   wipe: {sensitivity: sensitive, require: consent}
+  few: {sensitivity: public, limits: {calls: 2, per: 1d, reason: more than two is odd}}
+  closed: {sensitivity: public, callers: {agents: somebody-else, reason: not for robots}}
 """
 
 
@@ -93,6 +96,7 @@ class Guard:
         self.store, self.clock = SqlStore.open(folder, Keyring.open(folder)), SystemClock()
         self.ledger, self.profiles = WorldLedger(), Profiles()
         self.memory = Memory(self.profiles, self.store.baselines)
+        self.volumes = Volumes(self.store.baselines, SystemClock())
         self.key = Lifecycle(self.store, self.ledger, self.clock).add_agent("robot", owner="oli")
         self.identifier = KeyIdentifier(self.store, self.clock)
         self.ceremony = Ceremony(self.store, self.ledger, self.clock, verifiers={"word": Word()}, cool_down=60)
@@ -113,6 +117,7 @@ class Guard:
                 clock=self.clock,
             ),
             memory=self.memory,
+            volumes=self.volumes,
             assessor=Assessor([NetworkSignal(self.profiles)], Behaviour(self.profiles, b"k" * 32)),
             ceremony=self.ceremony,
             journal=Journal(self.ledger, Redactor(b"k" * 32)),
@@ -247,3 +252,31 @@ async def test_the_grant_of_a_removed_approver_runs_nothing(guard: Guard, monkey
     caller = await guard.call("wipe")
     assert caller.forwards == 0
     assert "PAUSED" in caller.text
+
+
+async def test_who_may_not_call_is_refused_in_the_owners_words_and_nothing_waits(guard: Guard) -> None:
+    caller = await guard.call("closed")
+    assert caller.forwards == 0
+    assert "not for robots" in caller.text
+    assert not guard.store.challenges.find()
+    (decided,) = [fields for event, fields in guard.ledger.records if event == "decision.made"]
+    assert decided["decision"] == "deny"
+    assert decided["reasons"][0] == {"code": "not_allowed", "by": "desk-team", "evidence": "not for robots"}  # type: ignore[index,call-overload]
+
+
+async def test_over_its_limit_an_agent_needs_a_proof_for_each_further_call(guard: Guard) -> None:
+    assert [(await guard.call("few", n=n)).forwards for n in range(3)] == [1, 1, 0]
+    (pending,) = guard.store.challenges.find(states=frozenset({State.PENDING}))
+    assert "more than two is odd" in str(pending.reasons[-1])
+    await guard.ceremony.prove(pending.id, "word", {})
+    assert (await guard.call("few", n=2)).forwards == 1
+    assert (await guard.call("few", n=3)).forwards == 0
+    assert (await guard.call("note")).forwards == 1
+
+
+async def test_calls_at_the_same_moment_do_not_pass_a_limit_together(guard: Guard) -> None:
+    callers = [Caller() for _ in range(20)]
+    async with anyio.create_task_group() as group:
+        for number, caller in enumerate(callers):
+            group.start_soon(lambda caller=caller, number=number: guard.call("few", caller, n=number))
+    assert sum(caller.forwards for caller in callers) == 2

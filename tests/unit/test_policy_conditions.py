@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guard.model import Call, Json, Principal, Source
-from guard.policy.conditions import MAX_TEXT, MAX_VALUES, Failure, compile_condition, evaluate
+from guard.policy.conditions import Failure, compile_condition, evaluate
 from guard.policy.expression import SyntaxMistake
+from guard.policy.facts import MAX_TEXT, MAX_VALUES, Asked, Declared
+from guard.policy.scope import Known
 from guard.policy.windows import Window, dates, days, hours, zone
 
 NOW = datetime(2026, 11, 25, 12, 30, tzinfo=UTC).timestamp()  # a Wednesday
@@ -37,8 +39,8 @@ def holds(
     text: str, arguments: dict[str, Json] | None = None, windows: dict[str, Window] | None = None
 ) -> bool | Failure:
     known = windows or {}
-    condition = compile_condition(text, frozenset(known))
-    return evaluate(condition, call(arguments or {}), now=NOW, windows=known)
+    condition = compile_condition(text, Known(windows=frozenset(known)))
+    return evaluate(condition, Asked(call=call(arguments or {}), now=NOW), Declared(windows=known))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_what_cannot_be_told_is_a_failure_that_quotes_no_value(text: str, argume
 )
 def test_what_a_condition_may_not_say_is_found_when_the_file_is_read(text: str, says: str) -> None:
     with pytest.raises(SyntaxMistake) as caught:
-        compile_condition(text, frozenset({"business"}))
+        compile_condition(text, Known(windows=frozenset({"business"})))
     assert says in str(caught.value)
 
 
@@ -215,7 +217,7 @@ def test_a_window_past_midnight_belongs_to_the_day_it_starts_on() -> None:
 
 def test_a_freeze_includes_both_of_its_days() -> None:
     first, last = dates("2026-12-20..2027-01-06")
-    freeze = Window(zone=UTC, first=first, last=last)
+    freeze = Window(zone=UTC, spans=((first, last),))
     opened = [freeze.open(datetime(y, m, d, 12, tzinfo=UTC).timestamp()) for y, m, d in
               ((2026, 12, 19), (2026, 12, 20), (2027, 1, 6), (2027, 1, 7))]  # fmt: skip
     assert opened == [False, True, True, False]

@@ -432,6 +432,8 @@ def test_a_database_of_the_version_before_learns_which_group_each_waiting_challe
             "DROP TABLE notices",
             "DROP TABLE emergencies",
             "DROP TABLE intents",
+            "ALTER TABLE agents DROP COLUMN groups",
+            "ALTER TABLE agents DROP COLUMN claims",
             "DROP INDEX challenges_by_principal",
             "DROP INDEX challenges_waiting",
             "ALTER TABLE challenges DROP COLUMN asked",
