@@ -42,19 +42,19 @@ class Declared:
     environments: Environments | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Asked:
     """One call at one moment (Unix seconds), with the environments that guard.toml names and where to look."""
 
     call: Call
     now: float
-    settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    settings: Mapping[str, str] | None = None
     origin: Origin | None = None
 
     def environment(self, declared: Declared) -> str | None:
         """Which environment the call is about; None when that is not known."""
         known = declared.environments
-        return None if known is None else known.of(self.call, self.settings, self.origin)
+        return None if known is None else known.of(self.call, self.settings or {}, self.origin)
 
 
 class _Budget:
@@ -110,6 +110,10 @@ def _pick(arguments: Mapping[str, Json], paths: Sequence[Path]) -> dict[str, Val
     budget = _Budget()
     picked: dict[str, Value] = {}
     for path in paths:
+        if len(path) == 1:
+            if path[0] in arguments:
+                picked[path[0]] = budget.give(arguments[path[0]])
+            continue
         source: Json = arguments
         target = picked
         for name in path[:-1]:
