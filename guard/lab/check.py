@@ -9,7 +9,7 @@ from pathlib import Path
 from guard.config import IRREVERSIBLE, Config
 from guard.model import Demand, Sensitivity
 from guard.policy.directory import survey, understand
-from guard.policy.document import Entry, Match, Policy
+from guard.policy.document import Entry, Match, Policy, Rule
 from guard.policy.tree import Mistake, Place
 from guard.policy.vocabulary import nearest
 
@@ -64,6 +64,7 @@ def _about(
         if entry.review:
             yield Mistake(entry.place, "nobody has looked at this tag yet; settle it and remove review: true")
         yield from _unreachable(policy, entry)
+        yield from _unstated(policy, entry)
         if approvers is not None:
             yield from _unmeetable(entry, approvers, irreversible)
 
@@ -76,8 +77,23 @@ def _unreachable(policy: Policy, entry: Entry) -> Iterator[Mistake]:
             rest = "" if rule.demands or rule.effects else ", so this rule never counts"
             said = f"the sensitivity is always settled by {settled} before{rest}; put the general rule last"
             yield Mistake(rule.place, said)
-        if not settled and rule.sensitivity is not None and (rule.when is None or rule.when.text.strip() == "true"):
+        if not settled and rule.sensitivity is not None and _always(rule):
             settled = rule.name.rpartition(".")[2]
+
+
+def _always(rule: Rule) -> bool:
+    return not rule.environments and (rule.when is None or rule.when.text.strip() == "true")
+
+
+def _unstated(policy: Policy, entry: Entry) -> Iterator[Mistake]:
+    """Several rules may say the sensitivity, and the file does not say which of them counts."""
+    speaking = [rule for rule in entry.rules if rule.sensitivity is not None]
+    shadowed = any(_always(rule) for rule in speaking[:-1])  # said already, and the reason why the others do not count
+    if not policy.match_stated and len(speaking) > 1 and not shadowed:
+        said = (
+            "several rules may say the sensitivity, and the first that holds counts; write match: first, or strictest"
+        )
+        yield Mistake(speaking[1].place, said)
 
 
 def _unmeetable(entry: Entry, approvers: Mapping[str, int], irreversible: frozenset[str]) -> Iterator[Mistake]:

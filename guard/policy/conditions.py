@@ -7,7 +7,8 @@ used. The conditions of one entry are told their values once, together, because 
 Strings are compared as they are: no case folding, no path or percent decoding. What is missing is an error in CEL,
 not false, unless `has(...)` guards it or another operand of `&&`, `||` decides; an error is a `Failure`, and the
 caller takes the stricter branch. `matches` runs on an automaton (RE2 syntax) in linear time and wants a constant
-pattern. What is handed over for one condition is bounded by `MAX_VALUES` and `MAX_TEXT`; beyond, `Failure`.
+pattern. What is handed over for one condition is bounded by `MAX_VALUES` and `MAX_TEXT`; beyond, `Failure`. So are
+the steps that read a whole text, for each value of a quantifier above all: every condition ends soon.
 """
 
 from __future__ import annotations

@@ -90,7 +90,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """One file. `entries` are by kind of call, in the order of the file; `authors` may not consent under it."""
+    """One file. `entries` are by kind of call, in the order of the file; `authors` may not consent under it.
+
+    `match_stated`: the file itself says which of several rules counts.
+    """
 
     file: str
     place: Place
@@ -99,6 +102,7 @@ class Policy:
     default: Entry
     entries: Mapping[str, tuple[Entry, ...]]
     match: Match = Match.FIRST
+    match_stated: bool = True
     declared: Declared = field(default_factory=Declared)
     authors: frozenset[str] = frozenset()
     callers: Callers | None = None

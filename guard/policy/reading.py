@@ -255,6 +255,7 @@ class _Reading:
             default=default,
             entries=MappingProxyType(entries),
             match=match or Match.FIRST,
+            match_stated="match" in members,
             declared=self.declared,
             authors=self.names(members, "authors"),
             callers=sections.callers(self, members["callers"][1]) if "callers" in members else None,

@@ -125,3 +125,38 @@ def test_a_call_that_is_no_question_is_refused_with_what_was_expected(home: Path
 
 def test_the_schema_is_printed_as_json(home: Path) -> None:
     assert json.loads(CliRunner().invoke(policy, ["schema"]).stdout)["title"] == "guard tool policy"
+
+
+def test_a_file_whose_rules_compete_has_to_say_which_of_them_counts(home: Path) -> None:
+    text = (
+        "server: git\n{match}tools:\n  a:\n    rules:\n      - {{when: args.x > 1, sensitivity: public}}\n"
+        "      - {{when: args.x > 2, sensitivity: internal}}\n"
+    )
+    (said,) = warned(home, text.format(match=""))
+    assert said.startswith("git.yaml:6:9: several rules may say the sensitivity")
+    assert warned(home, text.format(match="match: strictest\n")) == []
+
+
+def test_a_rule_for_one_environment_shadows_no_other(home: Path) -> None:
+    text = """server: git
+match: first
+environment: {from: args.env, names: {staging: staging}}
+tools:
+  a: {rules: [{environments: staging, sensitivity: internal}, {when: args.x > 1, sensitivity: critical}]}
+"""
+    assert warned(home, text) == []
+
+
+def test_explain_takes_what_is_known_of_the_caller_and_names_a_refusal(home: Path) -> None:
+    rule = """{when: 'credential.age < duration("1h") && principal.claims.site == "x"', sensitivity: public}"""
+    (home / "tool_policies/git.yaml").write_text(
+        "server: git\nowner: us\ncallers: {groups: release}\n"
+        f"tools:\n  a: {{sensitivity: critical, rules: [{rule}]}}\n"
+    )
+    who = {"subject": "robot", "groups": ["release"], "claims": {"site": "x"}, "key_age": 60}
+    asked = {"server": "git", "tool": "a", "principal": who}
+    found = json.loads(CliRunner().invoke(policy, ["explain", "-", "--json"], input=json.dumps(asked)).stdout)
+    assert (found["sensitivity"], found["refused"]) == ("public", "")
+    asked["principal"] = who | {"groups": []}
+    lines = CliRunner().invoke(policy, ["explain", "-"], input=json.dumps(asked)).stdout
+    assert "refused      the owner lets other agents call this, not this one (us)" in lines
