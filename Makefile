@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow mutants check conformance clients bench drift-bench soak screenshots docs format clean
+.PHONY: help demo test test-slow mutants check conformance clients bench bench-policy drift-bench soak screenshots docs \
+	format clean
 
 help:                ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -47,6 +48,9 @@ clients: $(READY)    ## six real agent frameworks and SDKs in front of a guarded
 bench: $(READY)      ## latency, throughput and CPU as ratios to nginx and to a direct call, in the same run
 	@sh tools/system-packages.sh wrk nginx-light
 	@$(BIN)/python tools/bench.py
+
+bench-policy: $(READY) ## what classifying a call and reloading policies cost
+	@$(BIN)/python tools/bench_policy.py
 
 soak: $(READY)       ## fifteen minutes of mixed load with crashes, and judges of what must hold (MINUTES=n)
 	@$(BIN)/python tools/soak --minutes $(or $(MINUTES),15)

@@ -10,7 +10,7 @@ from guard.config import IRREVERSIBLE, Config
 from guard.lab.impossible import always, never
 from guard.model import Demand, ProofClass, Sensitivity
 from guard.policy.directory import survey, understand
-from guard.policy.document import Entry, Match, Policy
+from guard.policy.document import Entry, Match, Policy, Rule
 from guard.policy.tree import Mistake, Place
 from guard.policy.vocabulary import nearest
 
@@ -86,6 +86,7 @@ def _about(policy: Policy, config: Config | None, able: Able | None, irreversibl
         if entry.review:
             yield Mistake(entry.place, "nobody has looked at this tag yet; settle it and remove review: true")
         yield from _unreachable(policy, entry)
+        yield from _unstated(policy, entry)
         if able is not None:
             yield from _unmeetable(entry, able, irreversible)
 
@@ -109,8 +110,22 @@ def _unreachable(policy: Policy, entry: Entry) -> Iterator[Mistake]:
             yield Mistake(rule.place, said)
         if rule.sensitivity is not None:
             seen.setdefault(same, short)
-            certain = not rule.environments and (rule.when is None or always(text))
-            settled = settled or (short if certain else "")
+            settled = settled or (short if _always(rule) else "")
+
+
+def _always(rule: Rule) -> bool:
+    return not rule.environments and (rule.when is None or bool(always(rule.when.text)))
+
+
+def _unstated(policy: Policy, entry: Entry) -> Iterator[Mistake]:
+    """Several rules may say the sensitivity, and the file does not say which of them counts."""
+    speaking = [rule for rule in entry.rules if rule.sensitivity is not None]
+    shadowed = any(_always(rule) for rule in speaking[:-1])  # said already, and the reason why the others do not count
+    if not policy.match_stated and len(speaking) > 1 and not shadowed:
+        said = (
+            "several rules may say the sensitivity, and the first that holds counts; write match: first, or strictest"
+        )
+        yield Mistake(speaking[1].place, said)
 
 
 def _weaker(policy: Policy) -> Iterator[Mistake]:

@@ -38,7 +38,7 @@ class Who(_Strict):
     subject: _Text
     owner: _Text = ""
     on_behalf_of: _Text = ""
-    groups: tuple[_Text, ...] = ()
+    groups: list[_Text] = Field(default_factory=list)
     claims: dict[_Text, _Text] = Field(default_factory=dict)
     key_age: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 

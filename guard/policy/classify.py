@@ -36,18 +36,24 @@ from guard.reasons import Code, Reason
 _TAGS: Final = (Code.TAG_PUBLIC, Code.TAG_INTERNAL, Code.TAG_SENSITIVE, Code.TAG_CRITICAL)
 _MEMORY: Final = 4096
 _LONG: Final = 256
+_VERDICTS: Final = 64
 _DEPTH: Final = 3
 """How deep a tool may run a tool that runs tools."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Ruled:
-    """An entry with what it says before its rules, and its conditions together."""
+    """An entry with what it says before its rules, its conditions together, and what they said for other calls.
+
+    `plain`: each rule is its condition and nothing else.
+    """
 
     entry: Entry
     tagged: Classification
     conditions: tuple[Condition, ...]
     names: Scope
+    plain: bool
+    said: dict[tuple[bool | Failure, ...], Classification] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +112,8 @@ def _named(policy: Policy, entries: tuple[Entry, ...], revision: str) -> _Named:
     for entry in entries:
         conditions = tuple(rule.when for rule in entry.rules if rule.when is not None)
         names = joined(condition.names for condition in conditions)
-        prepared.append(_Ruled(entry, _tagged(policy, entry, revision), conditions, names))
+        plain = len(conditions) == len(entry.rules) and not any(rule.environments for rule in entry.rules)
+        prepared.append(_Ruled(entry, _tagged(policy, entry, revision), conditions, names, plain))
     callers = [(policy.callers, policy.file)] + [(entry.callers, entry.name) for entry in entries]
     return _Named(
         entries=tuple(prepared),
@@ -189,8 +196,9 @@ def _by_tags(policies: PolicySet, call: Call, now: float, *, depth: int) -> Clas
     named = policies.named(policy, call.kind, call.name)
     found = named.settled
     if found is None:
-        asked = Asked(call=call, now=now, settings=policies.settings)
-        found = reduce(_join, (_ruled(policy, one, asked) for one in named.entries))
+        settings = policies.settings
+        said = [_ruled(policy, one, Asked(call, now, settings, one.entry.origin)) for one in named.entries]
+        found = said[0] if len(said) == 1 else reduce(_join, said)
     for callers, where in named.callers:
         if not callers.admit(call.principal):
             refusal = Reason(Code.NOT_ALLOWED, policy.owner, callers.reason or f"callers of {where}")
@@ -288,12 +296,24 @@ class _Tally:
 
 
 def _ruled(policy: Policy, prepared: _Ruled, asked: Asked) -> Classification:
-    """What one entry says after its rules."""
+    """What one entry says after its rules; the same verdicts say the same."""
+    if not prepared.entry.rules:
+        return prepared.tagged
+    if prepared.plain:
+        verdicts = tuple(evaluate_all(prepared.conditions, prepared.names, asked, policy.declared))
+    else:
+        verdicts = tuple(_verdicts(prepared, asked, policy.declared))
+    known = prepared.said.get(verdicts)
+    if known is None:
+        known = _tallied(policy, prepared, verdicts)
+        if len(prepared.said) < _VERDICTS:
+            prepared.said[verdicts] = known
+    return known
+
+
+def _tallied(policy: Policy, prepared: _Ruled, verdicts: tuple[bool | Failure, ...]) -> Classification:
+    """What the rules of one entry add up to."""
     entry, tagged = prepared.entry, prepared.tagged
-    if not entry.rules:
-        return tagged
-    if entry.origin is not None:
-        asked = replace(asked, origin=entry.origin)
     tally = _Tally(
         sensitivity=entry.sensitivity,
         least=Sensitivity.PUBLIC,
@@ -304,7 +324,7 @@ def _ruled(policy: Policy, prepared: _Ruled, asked: Asked) -> Classification:
         spoken=False,
         reasons=list(tagged.reasons),
     )
-    for rule, holds in zip(entry.rules, _verdicts(prepared, asked, policy.declared), strict=True):
+    for rule, holds in zip(entry.rules, verdicts, strict=True):
         if isinstance(holds, Failure):
             tally.fail(rule, holds.why, policy.owner)
         elif holds:

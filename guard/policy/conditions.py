@@ -7,13 +7,16 @@ used. The conditions of one entry are told their values once, together, because 
 Strings are compared as they are: no case folding, no path or percent decoding. What is missing is an error in CEL,
 not false, unless `has(...)` guards it or another operand of `&&`, `||` decides; an error is a `Failure`, and the
 caller takes the stricter branch. `matches` runs on an automaton (RE2 syntax) in linear time and wants a constant
-pattern. What is handed over for one condition is bounded by `MAX_VALUES` and `MAX_TEXT`; beyond, `Failure`.
+pattern. What is handed over for one condition is bounded by `MAX_VALUES` and `MAX_TEXT`; beyond, `Failure`. So are
+the steps that read a whole text, for each value of a quantifier above all: every condition ends soon.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from guard.policy.expression import SyntaxMistake, parse
@@ -43,20 +46,30 @@ class Condition:
         return f"Condition({self.text!r})"
 
 
+@lru_cache(maxsize=8192)
 def compile_condition(text: str, known: Known = NOTHING) -> Condition:
     """Check and compile one condition; `known` are the names declared in the file.
+
+    Remembered, so that a reload costs what is new.
 
     Raises:
         SyntaxMistake: what is wrong and what to write instead, with the offset into the text.
     """
-    import cel  # noqa: PLC0415 - it brings its command line along, 0.3 s that a policy without rules need not wait
-
     names = scope(parse(text), known)
     try:
-        program = cel.compile(text)
+        program = _engine().compile(text)
     except ValueError as error:
         raise SyntaxMistake(f"the expression engine refuses this: {str(error).splitlines()[0][:120]}", 0) from error
     return Condition(text, names, program)
+
+
+@cache
+def _engine() -> ModuleType:
+    """The engine; its import is looked up once and not for every call."""
+    import cel  # noqa: PLC0415 - it brings its command line along, 0.3 s that a policy without rules need not wait
+
+    found: ModuleType = cel
+    return found
 
 
 def _run(condition: Condition, context: cel.Context) -> bool | Failure:
@@ -89,10 +102,8 @@ def evaluate_all(
     conditions: Sequence[Condition], names: Scope, asked: Asked, declared: Declared
 ) -> list[bool | Failure]:
     """The same for several conditions that name `names` together."""
-    import cel  # noqa: PLC0415 - as above; it is loaded already, because there is a condition
-
     try:
-        context = cel.Context(told(names, asked, declared))
+        context = _engine().Context(told(names, asked, declared))
     except (TooMuchError, ValueError, TypeError, OverflowError, OSError):
         if len(conditions) > 1:  # one may name too much; the others are still told what they need
             return [evaluate(one, asked, declared) for one in conditions]

@@ -8,11 +8,13 @@ stays in force. To serve without a file on purpose, remove it and restart.
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import os
 import stat
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -181,6 +183,22 @@ def _refusal(mistakes: Sequence[Mistake]) -> PolicyError:
     return PolicyError(message, file=place.file, line=place.line, column=place.column)
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the cycle collector from what is read: it would stop traffic for 0.3 s at 10 000 tools, and find nothing.
+
+    What is read has no cycles and lives as long as the set it is in; `gc.freeze` takes it out of later collections.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
+
+
 class PolicyDirectory:
     """The policies in force. Reading is synchronous and takes milliseconds; call it from a worker thread."""
 
@@ -231,7 +249,8 @@ class PolicyDirectory:
             PolicyError: any mistake; every one on a line of its own.
         """
         signature = _signature(self._folder)
-        folder, policies, mistakes = self._read()
+        with _uncollected():
+            folder, policies, mistakes = self._read()
         if _signature(self._folder) != signature:
             mistakes = (*mistakes, self._about("files change while they are read; start again"))
         self._seen = self._judged = signature
@@ -250,7 +269,8 @@ class PolicyDirectory:
             self._seen, self._since = signature, now
         if signature == self._judged or now - self._since < self._quiet:
             return Refresh()
-        folder, policies, mistakes = self._read()
+        with _uncollected():
+            folder, policies, mistakes = self._read()
         if _signature(self._folder) != signature:
             return Refresh()
         before = self._current.revision

@@ -96,6 +96,7 @@ class Policy:
     """One file. `entries` are by kind of call, in the order of the file; `authors` may not consent under it.
 
     `pins` are the digests of the definitions of tools that the file pins, by tool.
+    `match_stated`: the file itself says which of several rules counts.
     """
 
     file: str
@@ -105,6 +106,7 @@ class Policy:
     default: Entry
     entries: Mapping[str, tuple[Entry, ...]]
     match: Match = Match.FIRST
+    match_stated: bool = True
     declared: Declared = field(default_factory=Declared)
     authors: frozenset[str] = frozenset()
     pins: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

@@ -22,6 +22,8 @@ from guard.policy.windows import Window
 
 MAX_VALUES: Final = 1024
 MAX_TEXT: Final = 64 * 1024
+MAX_TEXT_EACH: Final = 16 * 1024
+"""Characters of what a condition with a quantifier is told, which may look at all of it for each value."""
 
 _SAFE: Final = 2**53
 _LARGEST: Final = 2**63
@@ -48,27 +50,27 @@ class Declared:
         return Known(windows=frozenset(self.windows), networks=frozenset(self.networks), environments=named)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Asked:
     """One call at one moment (Unix seconds), with the environments that guard.toml names and where to look."""
 
     call: Call
     now: float
-    settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    settings: Mapping[str, str] | None = None
     origin: Origin | None = None
 
     def environment(self, declared: Declared) -> str | None:
         """Which environment the call is about; None when that is not known."""
         known = declared.environments
-        return None if known is None else known.of(self.call, self.settings, self.origin)
+        return None if known is None else known.of(self.call, self.settings or {}, self.origin)
 
 
 class _Budget:
     """Counts what is handed over and makes equal JSON equal."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, loops: bool) -> None:
         self.values = MAX_VALUES
-        self.text = MAX_TEXT
+        self.text = MAX_TEXT_EACH if loops else MAX_TEXT
 
     def give(self, value: Json) -> Value:
         """The value as the engine sees it."""
@@ -111,11 +113,15 @@ def _number(value: float) -> int | float:
     return value
 
 
-def _pick(arguments: Mapping[str, Json], paths: Sequence[Path]) -> dict[str, Value]:
+def _pick(arguments: Mapping[str, Json], paths: Sequence[Path], *, loops: bool) -> dict[str, Value]:
     """The named paths of the arguments in the shape of the arguments, and nothing else."""
-    budget = _Budget()
+    budget = _Budget(loops=loops)
     picked: dict[str, Value] = {}
     for path in paths:
+        if len(path) == 1:
+            if path[0] in arguments:
+                picked[path[0]] = budget.give(arguments[path[0]])
+            continue
         source: Json = arguments
         target = picked
         for name in path[:-1]:
@@ -167,7 +173,7 @@ def _networks(names: Scope, address: str, declared: Declared) -> Value:
 
 
 _VARIABLES: Final[Mapping[str, Callable[[Scope, Asked, Declared], Value]]] = {
-    "args": lambda names, asked, _: _pick(asked.call.arguments, names.paths),
+    "args": lambda names, asked, _: _pick(asked.call.arguments, names.paths, loops=names.loops),
     "principal": lambda _, asked, __: _principal(asked.call.principal),
     "source": lambda _, asked, __: {
         "address": asked.call.source.address,

@@ -269,6 +269,7 @@ class _Reading:
             default=default,
             entries=MappingProxyType(entries),
             match=match or Match.FIRST,
+            match_stated="match" in members,
             declared=self.declared,
             authors=self.names(members, "authors"),
             pins=MappingProxyType({one.pattern: one.definition for one in entries.get("tool", ()) if one.definition}),

@@ -52,6 +52,12 @@ FUNCTIONS: Final[Mapping[str, tuple[int, int]]] = {
 _BOOLEAN: Final = frozenset({"&&", "||", "!", "==", "!=", "<", "<=", ">", ">=", "in"})
 Path: TypeAlias = tuple[str, ...]
 
+MAX_QUANTIFIERS: Final = 3
+MAX_TEXT_STEPS: Final = 16
+MAX_TEXT_STEPS_EACH: Final = 2
+"""Steps that read a whole text (`matches`, `contains`, `+`) in a condition, and for each value of a quantifier."""
+_READING: Final = frozenset({"matches", "contains", "+"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
@@ -73,6 +79,7 @@ class Scope:
     variables: frozenset[str] = frozenset()
     windows: frozenset[str] = frozenset()
     networks: frozenset[str] = frozenset()
+    loops: bool = False
 
 
 def joined(scopes: Iterable[Scope]) -> Scope:
@@ -83,6 +90,7 @@ def joined(scopes: Iterable[Scope]) -> Scope:
         frozenset[str]().union(*(one.variables for one in every)),
         frozenset[str]().union(*(one.windows for one in every)),
         frozenset[str]().union(*(one.networks for one in every)),
+        any(one.loops for one in every),
     )
 
 
@@ -95,6 +103,7 @@ class _Check:
         self.variables: set[str] = set()
         self.windows: set[str] = set()
         self.networks: set[str] = set()
+        self.quantifiers = self.steps = 0
 
     def visit(self, tree: Expression, bound: frozenset[str], loops: int = 0) -> None:
         """Check a subtree in which the names `bound` are quantified."""
@@ -106,11 +115,13 @@ class _Check:
             case Index(operand, key):
                 self.each((operand, key), bound, loops)
             case Function():
+                self.step(tree.name, tree.at)
                 self.function(tree)
                 self.each(tree.arguments, bound, loops)
             case Quantifier():
                 self.quantifier(tree, bound, loops)
-            case Operation():
+            case Operation(operator, _, at):
+                self.step(operator, at)
                 self.environments(tree)
                 self.each(tree.operands, bound, loops)
 
@@ -135,10 +146,23 @@ class _Check:
         """One at a time: a quantifier within another makes the cost a product."""
         if loops:
             raise SyntaxMistake(f"{tree.name} inside another quantifier costs too much; use one", tree.at)
+        self.quantifiers += 1
+        if self.quantifiers > MAX_QUANTIFIERS:
+            raise SyntaxMistake(f"a condition has at most {MAX_QUANTIFIERS} quantifiers; write two rules", tree.at)
         if tree.variable in VARIABLES:
             raise SyntaxMistake(f"{tree.variable} already means something; choose another name", tree.at)
         self.visit(tree.over, bound, loops)
+        before = self.steps
         self.visit(tree.body, bound | {tree.variable}, loops + 1)
+        if self.steps - before > MAX_TEXT_STEPS_EACH:
+            said = f"at most {MAX_TEXT_STEPS_EACH} of matches, contains and + for each value of {tree.name}"
+            raise SyntaxMistake(said, tree.at)
+
+    def step(self, name: str, at: int) -> None:
+        """Count what reads a whole text: many of them, for many values, would never end."""
+        self.steps += name in _READING
+        if self.steps > MAX_TEXT_STEPS:
+            raise SyntaxMistake(f"a condition has at most {MAX_TEXT_STEPS} of matches, contains and +", at)
 
     def function(self, call: Function) -> None:
         """Known, with the right number of operands; a pattern must be constant and valid."""
@@ -261,5 +285,9 @@ def scope(tree: Expression, known: Known) -> Scope:
     if not _boolean(tree):
         raise SyntaxMistake('a condition must be true or false; compare with "==", "<" or in', 0)
     return Scope(
-        _shortest(check.paths), frozenset(check.variables), frozenset(check.windows), frozenset(check.networks)
+        _shortest(check.paths),
+        frozenset(check.variables),
+        frozenset(check.windows),
+        frozenset(check.networks),
+        loops=check.quantifiers > 0,
     )

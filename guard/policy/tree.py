@@ -26,7 +26,7 @@ from yaml.events import (
     SequenceStartEvent,
 )
 
-MAX_BYTES: Final = 256 * 1024
+MAX_BYTES: Final = 1024 * 1024
 MAX_DEPTH: Final = 12
 MAX_NODES: Final = 50_000
 MAX_MISTAKES: Final = 100

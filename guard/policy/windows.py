@@ -6,7 +6,7 @@ Which days recur is said as in calendars (RFC 5545) and worked out by python-dat
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, tzinfo
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -57,9 +57,17 @@ class Window:
     end: int = _MINUTES
     spans: tuple[tuple[date, date], ...] = ((date.min, date.max),)
     recurs: str = ""
+    _last: list[tuple[int, bool]] = field(default_factory=lambda: [(-1, False)], init=False, repr=False, compare=False)
 
     def open(self, now: float) -> bool:
-        """Whether the window is open at `now` (Unix seconds)."""
+        """Whether the window is open at `now` (Unix seconds); worked out once a minute."""
+        minute, verdict = self._last[0]
+        if minute != now // 60:
+            minute, verdict = int(now // 60), self._open(now)
+            self._last[0] = (minute, verdict)
+        return verdict
+
+    def _open(self, now: float) -> bool:
         local = datetime.fromtimestamp(now, self.zone)
         minute = local.hour * 60 + local.minute
         if self.start < self.end:

@@ -188,7 +188,7 @@ def test_what_is_called_impossible_or_certain_is(when: str, a: str, n: int, b: b
 
 def test_a_rule_that_repeats_or_contradicts_itself_is_pointed_out(home: Path) -> None:
     twice = "rules: [{when: args.x, sensitivity: public}, {when: args.x, sensitivity: critical}]"
-    (line,) = warned(home, f"server: git\ntools:\n  a: {{{twice}}}\n")
+    (line,) = warned(home, f"server: git\nmatch: first\ntools:\n  a: {{{twice}}}\n")
     assert "the sensitivity is always settled by rules[0] before, so this rule never counts" in line
     (line,) = warned(home, "server: git\ntools:\n  a: {rules: [{when: '!true', require: consent}]}\n")
     assert "can never be true" in line
@@ -256,3 +256,38 @@ def test_a_live_server_shows_what_is_untagged_what_tags_nothing_and_what_is_odd(
         'tool "no/such call": no call can carry this name',
     ):
         assert said in told, said
+
+
+def test_a_file_whose_rules_compete_has_to_say_which_of_them_counts(home: Path) -> None:
+    text = (
+        "server: git\n{match}tools:\n  a:\n    rules:\n      - {{when: args.x > 1, sensitivity: public}}\n"
+        "      - {{when: args.x > 2, sensitivity: internal}}\n"
+    )
+    (said,) = warned(home, text.format(match=""))
+    assert said.startswith("git.yaml:6:9: several rules may say the sensitivity")
+    assert warned(home, text.format(match="match: strictest\n")) == []
+
+
+def test_a_rule_for_one_environment_shadows_no_other(home: Path) -> None:
+    text = """server: git
+match: first
+environment: {from: args.env, names: {staging: staging}}
+tools:
+  a: {rules: [{environments: staging, sensitivity: internal}, {when: args.x > 1, sensitivity: critical}]}
+"""
+    assert warned(home, text) == []
+
+
+def test_explain_takes_what_is_known_of_the_caller_and_names_a_refusal(home: Path) -> None:
+    rule = """{when: 'credential.age < duration("1h") && principal.claims.site == "x"', sensitivity: public}"""
+    (home / "tool_policies/git.yaml").write_text(
+        "server: git\nowner: us\ncallers: {groups: release}\n"
+        f"tools:\n  a: {{sensitivity: critical, rules: [{rule}]}}\n"
+    )
+    who = {"subject": "robot", "groups": ["release"], "claims": {"site": "x"}, "key_age": 60}
+    asked = {"server": "git", "tool": "a", "principal": who}
+    found = json.loads(CliRunner().invoke(policy, ["explain", "-", "--json"], input=json.dumps(asked)).stdout)
+    assert (found["sensitivity"], found["refused"]) == ("public", "")
+    asked["principal"] = who | {"groups": []}
+    lines = CliRunner().invoke(policy, ["explain", "-"], input=json.dumps(asked)).stdout
+    assert "refused      the owner lets other agents call this, not this one (us)" in lines

@@ -84,6 +84,7 @@ def test_a_condition_means_what_it_says(text: str, arguments: dict[str, Json], e
         ("int(args.n) > 1", {"n": "secret-value"}),
         ("size(args.list) > 1", {"list": [1] * (MAX_VALUES + 1)}),
         ('args.text.contains("x")', {"text": "y" * (MAX_TEXT + 1)}),
+        ("args.xs.all(x, x == args.text)", {"xs": [1], "text": "y" * (MAX_TEXT // 4 + 1)}),
     ],
 )
 def test_what_cannot_be_told_is_a_failure_that_quotes_no_value(text: str, arguments: dict[str, Json]) -> None:
@@ -108,6 +109,9 @@ def test_what_cannot_be_told_is_a_failure_that_quotes_no_value(text: str, argume
         ("args.x.matches(args.y)", "written out"),
         ("args.x.matches('((')", "not valid"),
         ("args.xs.all(a, args.xs.all(b, a == b))", "quantifier"),
+        ("args.xs.all(a, size(" + "args.t+" * 120 + "args.t) > 1)", "at most 16"),
+        ("args.xs.all(a, args.t.matches('x') || args.t.matches('y') || args.t.contains('z'))", "for each value"),
+        (" || ".join(["args.xs.all(a, a > 1)"] * 4), "at most 3 quantifiers"),
         ("args.xs.exists(now, now == 1)", "already means something"),
         ("args.x = 1", '"=="'),
         ("args.x + 1", "true or false"),

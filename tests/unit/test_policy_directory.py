@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -167,3 +168,55 @@ def test_what_editors_and_people_leave_beside_policies_is_not_read(folder: Path)
     for name in ("git.yaml~", ".git.yaml.swp", "README.md", ".gitignore"):
         (folder / name).write_text("server: [\n")
     assert set(PolicyDirectory(folder).load().policies) == {"git"}
+
+
+def test_a_policy_of_fifty_thousand_lines_and_one_of_ten_megabytes_are_told_and_not_served(
+    served: PolicyDirectory, folder: Path, now: Now
+) -> None:
+    before = served.current
+    lines = "".join(f"  t{number}: {{sensitivity: public}}\n" for number in range(50_000))
+    for text in ("server: git\ntools:\n" + lines, "server: git\n" + "# " + "x" * 10_000_000):
+        (folder / "git.yaml").write_text(text)
+        changed, (told,) = settle(served, now)
+        assert not changed
+        assert "bytes; at most" in told
+        assert len(told) < 500
+        assert served.current is before
+
+
+def test_ten_thousand_tools_fit_into_one_file(folder: Path) -> None:
+    lines = "".join(f"  t{number}: {{sensitivity: public}}\n" for number in range(10_000))
+    (folder / "git.yaml").write_text("server: git\ntools:\n" + lines)
+    assert len(PolicyDirectory(folder).load().policies["git"].entries["tool"]) == 10_000
+
+
+def test_a_file_that_vanishes_while_it_is_read_keeps_the_last_good_set(
+    served: PolicyDirectory, folder: Path, now: Now, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, listed = served.current, os.listdir
+
+    def vanishing(path: Path) -> list[str]:
+        names = listed(path)
+        (folder / "git.yaml").unlink(missing_ok=True)
+        return names
+
+    (folder / "git.yaml").write_text(GIT.replace("internal", "public"))
+    monkeypatch.setattr(os, "listdir", vanishing)
+    settle(served, now)
+    assert served.current is before
+    monkeypatch.undo()
+    changed, told = settle(served, now)
+    assert not changed
+    assert any("vanished" in line for line in told)
+    assert served.current is before
+
+
+def test_reading_leaves_the_collector_as_it_was(folder: Path) -> None:
+    gc.disable()
+    try:
+        PolicyDirectory(folder).load()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+    PolicyDirectory(folder).load()
+    assert gc.isenabled()

@@ -8,11 +8,15 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from guard.config import load
+from guard.lab.check import check
 from guard.model import Demand, Sensitivity
+from guard.policy import keys
 from guard.policy.document import Policy
 from guard.policy.reading import read
 from guard.policy.schema import schema
@@ -170,10 +174,32 @@ def test_the_published_schema_is_the_one_the_code_makes() -> None:
 
 @pytest.mark.parametrize("name", ["git.yaml", "filesystem.yaml"])
 def test_the_policies_that_come_with_the_guard_satisfy_reader_and_schema(name: str) -> None:
-    yaml = pytest.importorskip("yaml")
     raw = (ROOT / "tool_policies" / name).read_bytes()
     assert read(raw, name)[1] == ()
     Draft202012Validator(schema()).validate(yaml.safe_load(raw))
+
+
+EXAMPLE = ROOT / "examples/policy/tool_policies/cloud.yaml"
+
+
+def test_the_annotated_example_uses_every_key_and_satisfies_reader_and_schema() -> None:
+    raw = EXAMPLE.read_bytes()
+    assert read(raw, "cloud.yaml")[1] == ()
+    data = yaml.safe_load(raw)
+    Draft202012Validator(schema()).validate(data)
+    used: set[str] = set()
+    nodes: list[object] = [data]
+    for node in nodes:
+        used.update(node if isinstance(node, dict) else ())
+        nodes.extend(node.values() if isinstance(node, dict) else node if isinstance(node, list) else ())
+    every = (value for name, value in vars(keys).items() if name.endswith("_KEYS"))
+    assert used >= {key for one in every for key in one}
+
+
+def test_the_annotated_example_passes_the_check_but_for_the_tag_it_marks() -> None:
+    report = check(EXAMPLE.parent, load(ROOT / "examples/policy/guard.toml"))
+    assert report.mistakes == ()
+    assert ["nobody has looked at this tag yet" in one.message for one in report.warnings] == [True]
 
 
 def test_the_git_policy_names_every_tool_of_the_git_server() -> None:
