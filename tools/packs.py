@@ -3,7 +3,8 @@
 live     installs public tool servers from PyPI and npm into .packs/, starts each, and runs
          `guard policy check --live`: no tool may be untagged, and no tag may name nothing.
 labels   compares the packs for AWS, Azure and GitHub with the flags that vendors write, where these are at hand
-         (../shared/drift/sensitivity), and prints recall and precision by class; --record writes the table into docs/explanation/tag-packs.md.
+         (../shared/drift/sensitivity), and prints recall and precision by class; --record writes the table
+         into docs/explanation/tag-packs.md.
 """
 
 from __future__ import annotations

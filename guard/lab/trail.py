@@ -104,17 +104,21 @@ def one_rule_otherwise(policies: PolicySet, call: Call, steps: Sequence[Named]) 
         for step in named.steps:
             if step.rule.when is None:
                 continue
-            short = step.rule.name.rpartition(".")[2]
-            held = step.holds is True
-            said = (
-                f"if {short} did not hold ({step.rule.when.text})"
-                if held
-                else f"if {short} held ({step.rule.when.text})"
-            )
-            other = None if held else replace(step.rule, when=None)
-            rules = tuple(other if rule is step.rule else rule for rule in named.entry.rules)
-            entry = replace(named.entry, rules=tuple(rule for rule in rules if rule is not None))
-            yield said, with_entry(policies, call, named.entry, entry)
+            short, text = step.rule.name.rpartition(".")[2], step.rule.when.text
+            gone = tuple(rule for rule in named.entry.rules if rule is not step.rule)
+            held = tuple(replace(rule, when=None) if rule is step.rule else rule for rule in named.entry.rules)
+            match step.holds:
+                case True:
+                    tried = [(f"if {short} did not hold ({text})", gone)]
+                case False:
+                    tried = [(f"if {short} held ({text})", held)]
+                case _:
+                    tried = [
+                        (f"if {short} did not fail and did not hold ({text})", gone),
+                        (f"if {short} did not fail and held ({text})", held),
+                    ]
+            for said, rules in tried:
+                yield said, with_entry(policies, call, named.entry, replace(named.entry, rules=rules))
 
 
 def with_entry(policies: PolicySet, call: Call, old: Entry, new: Entry) -> PolicySet:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given
+from hypothesis import given, settings
 
 from guard.cli.policy import policy
 from guard.lab.cases import at_least, read
@@ -108,6 +108,7 @@ def test_a_mistake_in_a_case_is_placed_and_said(text: str, said: str) -> None:
     assert any(said in mistake.message for mistake in mistakes)
 
 
+@settings(deadline=None)
 @given(classifications, findings, findings)
 def test_no_finding_lowers_what_is_required(tags: Classification, one: Finding, other: Finding) -> None:
     calm, _ = required(tags, (), irreversible=IRREVERSIBLE)
@@ -131,9 +132,8 @@ def test_the_shipped_packs_pass_their_check_and_their_tests(monkeypatch: pytest.
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_no_tool_of_the_real_servers_is_untagged_by_the_shipped_packs() -> None:
-    done = subprocess.run(
-        [sys.executable, "tools/packs.py", "live"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    words = [sys.executable, "tools/packs.py", "live"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
