@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow mutants check conformance clients bench bench-policy drift-bench soak screenshots docs \
-	format clean
+.PHONY: help demo test test-slow mutants check policy-lab packs conformance clients bench bench-policy drift-bench soak \
+	screenshots docs format clean
 
 help:                ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -38,6 +38,13 @@ check: $(READY)      ## lint, format, types, layers, lengths, generated document
 	@$(BIN)/lint-imports
 	@$(BIN)/python tools/lengths.py
 	@$(BIN)/python tools/reference.py --check
+
+policy-lab: $(READY) ## check, test, explain and replay the shipped tag packs against a recorded ledger
+	@$(BIN)/python tools/policy_lab.py
+
+packs: $(READY)      ## start the real servers the tag packs are for, and look for untagged tools (network: PyPI, npm)
+	@$(BIN)/python tools/packs.py live
+	@$(BIN)/python tools/packs.py labels
 
 conformance: $(READY) ## the official protocol suites, direct and through the guard (RECORD=1 writes the table into the docs)
 	@$(BIN)/python tools/conformance.py $(if $(RECORD),--record)

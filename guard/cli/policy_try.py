@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,9 +32,10 @@ from guard.policy.directory import PolicyDirectory
 @click.option(
     "--cover", type=click.IntRange(0, 100), default=0, help="Fail below this percentage of entries and rules."
 )
+@click.option("--missed", is_flag=True, help="List the entries and rules that no test meets.")
 @options.as_json
 @options.config
-def test(files: tuple[Path, ...], cover: int, as_json: bool, file: Path) -> None:
+def test(*, files: tuple[Path, ...], cover: int, missed: bool, as_json: bool, file: Path) -> None:
     """Run the tests that stand beside the policies: tests/*.yaml in their folder, or FILES.
 
     Every case also looks for a tag or finding that lowers what is required. Exits with 1 when a case fails or
@@ -47,7 +49,7 @@ def test(files: tuple[Path, ...], cover: int, as_json: bool, file: Path) -> None
     if as_json:
         click.echo(json.dumps(_json(run), indent=2))
     else:
-        _print(run, folder)
+        _print(run, folder, missed=missed)
     percent = int(run.coverage.share * 100)
     passed = len(run.outcomes) - len(run.failed)
     met = f"{run.coverage.met} of {run.coverage.total} entries and rules met ({percent} %)"
@@ -57,14 +59,16 @@ def test(files: tuple[Path, ...], cover: int, as_json: bool, file: Path) -> None
     sys.exit(2 if mistakes else int(bool(run.failed) or percent < cover or not run.outcomes))
 
 
-def _print(run: Run, folder: Path) -> None:
+def _print(run: Run, folder: Path, *, missed: bool) -> None:
     for mistake in run.mistakes:
         click.echo(mistake)
     for outcome in run.failed:
         for wrong in outcome.wrong:
             click.echo(f"{_where(outcome)}: {outcome.case.name}: {wrong}")
-    for place, name in run.coverage.missed:
+    for place, name in run.coverage.missed if missed else ():
         click.echo(f"{folder / place.file}:{place.line}:{place.column}: note: no test meets {name}")
+    for name, count in sorted(Counter(place.file for place, _ in run.coverage.missed).items()) if not missed else ():
+        click.echo(f"{folder / name}: note: no test meets {count} entries and rules; --missed lists them")
 
 
 def _where(outcome: Outcome) -> str:
@@ -210,7 +214,7 @@ def _compared(
     with click.progressbar(traffic.calls, label="judging", file=sys.stderr, hidden=hidden) as calls:
         for one in calls:
             comparison.add(one, before(one), after(one), one.call.principal.subject in traffic.signing)
-    return Report(words, comparison, traffic, tuple(suggestions(traffic, policies, _irreversible(config))))
+    return Report(words, comparison, traffic, tuple(suggestions(traffic, comparison, policies, _irreversible(config))))
 
 
 def _show(report: Report, *, markdown: bool, as_json: bool) -> None:

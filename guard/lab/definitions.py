@@ -20,6 +20,8 @@ from guard.wire.methods import TOOL_NAME
 _DEPTH: Final = 16
 _TEXT: Final = 20_000
 _QUOTED: Final = 80
+_PROSE: Final = str.maketrans({"\n": " ", "\r": " ", "\t": " ", "\u00a0": " ", "\u2013": "-", "\u2014": "-"})
+"""What ordinary prose holds and a call's arguments should not: line breaks, dashes, the blank that does not break."""
 
 _ODD: Final[Mapping[str, tuple[str, ...]]] = {
     "tells the agent to forget what it was told": (
@@ -122,7 +124,7 @@ def oddities(tools: Sequence[Definition], elsewhere: Mapping[str, Sequence[str]]
 
 def _about(text: str) -> Iterator[str]:
     """What is odd about one text of a definition."""
-    plain = text.replace("\n", " ").replace("\r", " ").replace("\t", " ")
+    plain = text.translate(_PROSE)
     shown = visible(plain)
     if shown != plain:
         mark = re.search(r"⟨[^⟩]*⟩", shown)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from guard.errors import ConfigError, WireError
+from guard.lab.trail import Named, named_values, one_rule_otherwise, trail
 from guard.model import Band, Call, Classification, Doubt, Finding, Json, Principal, Requirement, Source
 from guard.policy.classify import PolicySet, classify, pinned
+from guard.policy.conditions import Failure
+from guard.policy.document import Rule
 from guard.reasons import Code, Reason
-from guard.requirement import required
+from guard.requirement import counterfactual, required
+from guard.stepup.visible import visible
 from guard.wire.canonical import call_digest, canonical, canonical_uri
 from guard.wire.strict import read
 
 _Text = Annotated[str, Field(max_length=8192)]
 
+_VALUE: Final = 80
 CASES: Final[tuple[tuple[str, tuple[tuple[Doubt, Band], ...]], ...]] = (
     ("nothing unusual", ()),
     ("doubt about identity, unusual", ((Doubt.IDENTITY, Band.UNUSUAL),)),
@@ -82,6 +87,8 @@ class Explanation:
     classification: Classification
     cases: tuple[tuple[str, Requirement], ...]
     reasons: tuple[Reason, ...]
+    steps: tuple[Named, ...] = ()
+    otherwise: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The explanation for people."""
@@ -104,6 +111,10 @@ class Explanation:
             *(f"  {case:<{width}}  {requirement.label}" for case, requirement in self.cases),
             *(f"  always  {term}" for term in self.cases[0][1].terms),
             *(f"  never by  {name}" for name in sorted(found.barred)),
+            *(["tags"] if self.steps else []),
+            *(line for named in self.steps for line in _branch(named, self.call)),
+            *(["otherwise"] if self.otherwise else []),
+            *(f"  {line}" for line in self.otherwise),
         ]
 
     def data(self) -> dict[str, Json]:
@@ -127,6 +138,8 @@ class Explanation:
             "quorums": list(self.cases[0][1].terms),
             "barred": sorted(found.barred),
             "required": {case: requirement.label for case, requirement in self.cases},
+            "tree": [_branch_json(named, self.call) for named in self.steps],
+            "otherwise": list(self.otherwise),
         }
 
 
@@ -205,7 +218,78 @@ def explain(policies: PolicySet, raw: bytes, *, file: str, irreversible: frozens
     found = classify(policies, call, now=now, definition_changed=asked.definition_changed)
     cases = tuple((case, required(found, supposed(doubts), irreversible=irreversible)[0]) for case, doubts in CASES)
     _, reasons = required(found, (), irreversible=irreversible)
-    return Explanation(call=call, classification=found, cases=cases, reasons=reasons)
+    steps = trail(policies, call, now=now)
+    otherwise = _otherwise(policies, call, steps, found=found, irreversible=irreversible)
+    return Explanation(call=call, classification=found, cases=cases, reasons=reasons, steps=steps, otherwise=otherwise)
+
+
+def _otherwise(
+    policies: PolicySet, call: Call, steps: tuple[Named, ...], *, found: Classification, irreversible: frozenset[str]
+) -> tuple[str, ...]:
+    """What would be required if one rule or one tag were otherwise, the rules first; computed, never guessed."""
+    lines: list[str] = []
+    needs = required(found, (), irreversible=irreversible)[0]
+    for said, other in one_rule_otherwise(policies, call, steps):
+        tags = classify(other, call, now=call.received)
+        instead = required(tags, (), irreversible=irreversible)[0]
+        if (instead.irreducible, instead.quorums) != (needs.irreducible, needs.quorums):
+            lines.append(f"{said}: {f'would need {instead.label}' if instead else 'would be permitted'}")
+    return (*lines, *counterfactual(found, (), irreversible))
+
+
+def _branch(named: Named, call: Call) -> Iterator[str]:
+    """One entry and its rules as lines of a tree."""
+    entry = named.entry
+    effects = f", {', '.join(sorted(entry.effects))}" if entry.effects else ""
+    yield f"  {entry.name} at {entry.place}: {entry.sensitivity.label}{effects}"
+    for step in named.steps:
+        short, rule = step.rule.name.rpartition(".")[2], step.rule
+        text = rule.when.text if rule.when is not None else "always"
+        yield f"    {short} at {rule.place}: {_verdict(step.holds)}, {_says(rule)}"
+        yield f"      when {text}"
+        yield from (f"        {_verdict(holds)}: {part}" for part, holds in step.parts)
+        yield from (f"        with {name} = {_shown(value)}" for name, value in named_values(call, rule))
+
+
+def _branch_json(named: Named, call: Call) -> dict[str, Json]:
+    """The same for machines."""
+    entry = named.entry
+    return {
+        "entry": entry.name,
+        "where": str(entry.place),
+        "sensitivity": entry.sensitivity.label,
+        "effects": sorted(entry.effects),
+        "rules": [
+            {
+                "rule": step.rule.name,
+                "where": str(step.rule.place),
+                "when": step.rule.when.text if step.rule.when is not None else None,
+                "holds": _verdict(step.holds),
+                "parts": [{"when": part, "holds": _verdict(holds)} for part, holds in step.parts],
+                "values": dict(named_values(call, step.rule)),
+                "says": _says(step.rule),
+            }
+            for step in named.steps
+        ],
+    }
+
+
+def _verdict(holds: bool | Failure) -> str:
+    return f"fails, {holds.why}" if isinstance(holds, Failure) else "holds" if holds else "does not hold"
+
+
+def _says(rule: Rule) -> str:
+    """What a rule says when it holds."""
+    said = [rule.sensitivity.label] if rule.sensitivity is not None else []
+    said += [f"require {demand.value}" for demand in sorted(rule.demands)]
+    said += [f"require {quorum.label}" for quorum in sorted(rule.quorums, key=lambda one: one.label)]
+    said += [f"effect {effect}" for effect in sorted(rule.effects)]
+    return ", ".join(said)
+
+
+def _shown(value: Json) -> str:
+    text = visible(canonical(value))
+    return text if len(text) <= _VALUE else text[: _VALUE - 3] + "..."
 
 
 def supposed(doubts: tuple[tuple[Doubt, Band], ...]) -> tuple[Finding, ...]:

@@ -170,14 +170,24 @@ def _code(name: str) -> str:
     return "`" + visible(name).replace("`", "'").replace("|", "\\|") + "`"
 
 
-def suggestions(traffic: Traffic, policies: PolicySet, irreversible: Iterable[str]) -> Iterator[str]:
-    """Tags that only cost prompts: every prompt was approved, and drift never doubted one.
+def suggestions(
+    traffic: Traffic, comparison: Comparison, policies: PolicySet, irreversible: Iterable[str]
+) -> Iterator[str]:
+    """Tags that only cost prompts: every prompt was approved, drift never doubted one, and they would be asked again.
 
     Never said about a critical tool or an effect that cannot be undone: there the prompt is the point.
     """
     lasting = frozenset(irreversible)
+    asked = {(server, tool) for (server, tool, _), row in comparison.rows.items() if row.after}
     for (server, tool), found in sorted(traffic.answers.items()):
-        if found.prompts < ENOUGH or found.approved < found.prompts or found.denied or found.expired or found.doubted:
+        if (
+            (server, tool) not in asked
+            or found.prompts < ENOUGH
+            or found.approved < found.prompts
+            or found.denied
+            or found.expired
+            or found.doubted
+        ):
             continue
         policy = policies.policies.get(server)
         if policy is None:

@@ -109,13 +109,24 @@ def one_rule_otherwise(policies: PolicySet, call: Call, steps: Sequence[Named]) 
         for step in named.steps:
             if step.rule.when is None and not step.rule.environments:
                 continue
-            short = step.rule.name.rpartition(".")[2]
-            held = step.holds is True
-            said = f"if {short} {'did not hold' if held else 'held'} ({condition_of(step.rule)})"
-            other = None if held else replace(step.rule, when=None, environments=frozenset())
-            rules = tuple(other if rule is step.rule else rule for rule in named.entry.rules)
-            entry = replace(named.entry, rules=tuple(rule for rule in rules if rule is not None))
-            yield said, with_entry(policies, call, named.entry, entry)
+            short, text = step.rule.name.rpartition(".")[2], condition_of(step.rule)
+            gone = tuple(rule for rule in named.entry.rules if rule is not step.rule)
+            held = tuple(
+                (replace(rule, when=None, environments=frozenset())) if rule is step.rule else rule
+                for rule in named.entry.rules
+            )
+            match step.holds:
+                case True:
+                    tried = [(f"if {short} did not hold ({text})", gone)]
+                case False:
+                    tried = [(f"if {short} held ({text})", held)]
+                case _:
+                    tried = [
+                        (f"if {short} did not fail and did not hold ({text})", gone),
+                        (f"if {short} did not fail and held ({text})", held),
+                    ]
+            for said, rules in tried:
+                yield said, with_entry(policies, call, named.entry, replace(named.entry, rules=rules))
 
 
 def condition_of(rule: Rule) -> str:

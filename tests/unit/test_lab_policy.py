@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guard.cli.policy import policy
@@ -177,6 +177,7 @@ CONDITIONS = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(CONDITIONS, st.sampled_from(["x", "y", "z"]), st.integers(1, 4), st.booleans())
 def test_what_is_called_impossible_or_certain_is(when: str, a: str, n: int, b: bool) -> None:
     asked = Asked(call=call("refund", {"a": a, "n": n, "b": b}), now=0.0)
@@ -291,3 +292,37 @@ def test_explain_takes_what_is_known_of_the_caller_and_names_a_refusal(home: Pat
     asked["principal"] = who | {"groups": []}
     lines = CliRunner().invoke(policy, ["explain", "-"], input=json.dumps(asked)).stdout
     assert "refused      the owner lets other agents call this, not this one (us)" in lines
+
+
+TREE = """server: payments
+tools:
+  refund:
+    sensitivity: critical
+    rules:
+      - {when: 'args.environment == "staging" && !has(args.live)', sensitivity: internal}
+      - {when: args.amount > 100, require: both, reason: large}
+      - {when: args.memo == "x", require: two_people}
+"""
+
+
+def test_an_explanation_is_a_tree_with_every_condition_and_what_would_change_it(home: Path) -> None:
+    (home / "tool_policies/git.yaml").unlink()
+    (home / "tool_policies/payments.yaml").write_text(TREE)
+    (home / "guard.toml").write_text("")
+    asked = json.dumps(
+        {"server": "payments", "tool": "refund", "arguments": {"environment": "live", "amount": 200}, "principal": "a"}
+    )
+    told = CliRunner().invoke(policy, ["explain", "-"], input=asked).stdout
+    for line in (
+        "    rules[0] at payments.yaml:6: does not hold, internal",
+        '        does not hold: args.environment == "staging"',
+        "        holds: !has(args.live)",
+        '        with args.environment = "live"',
+        "    rules[1] at payments.yaml:7: holds, require consent, require possession",
+        "    rules[2] at payments.yaml:8: fails, an argument it names is missing, require two_people",
+        '  if rules[2] did not fail and did not hold (args.memo == "x"): would need both',
+    ):
+        assert line in told, (line, told)
+    found = json.loads(CliRunner().invoke(policy, ["explain", "-", "--json"], input=asked).stdout)
+    assert [rule["holds"].split(",")[0] for rule in found["tree"][0]["rules"]] == ["does not hold", "holds", "fails"]
+    assert any(line.startswith("if rules[2]") for line in found["otherwise"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guard.audit.export import Reader
@@ -60,6 +60,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from("abc"), JSON), st.dictionaries(st.sampled_from("abc"), JSON))
 def test_definitions_that_differ_have_a_difference_and_equal_ones_have_none(one: object, other: object) -> None:
     before, now = json.dumps(one, sort_keys=True), json.dumps(other, sort_keys=True)

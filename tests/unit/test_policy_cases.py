@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given
+from hypothesis import given, settings
 
 from guard.cli.policy import policy
 from guard.lab.cases import at_least, read
@@ -74,7 +76,7 @@ def test_a_case_that_does_not_hold_fails_and_says_what_decided(folder: Path) -> 
 
 def test_a_rule_that_no_case_meets_is_named_and_can_fail_the_run(folder: Path) -> None:
     (folder / "payments.yaml").write_text(GOOD[: GOOD.index("  - name: nobody")])
-    done = run("--cover", "90")
+    done = run("--cover", "90", "--missed")
     assert done.exit_code == 1
     assert "tool_policies/payments.yaml:10:9: note: no test meets payments.yaml#tools.refund.rules[1]" in done.stdout
     found = json.loads(run("--json").stdout)
@@ -106,6 +108,7 @@ def test_a_mistake_in_a_case_is_placed_and_said(text: str, said: str) -> None:
     assert any(said in mistake.message for mistake in mistakes)
 
 
+@settings(deadline=None)
 @given(classifications, findings, findings)
 def test_no_finding_lowers_what_is_required(tags: Classification, one: Finding, other: Finding) -> None:
     calm, _ = required(tags, (), irreversible=IRREVERSIBLE)
@@ -113,3 +116,36 @@ def test_no_finding_lowers_what_is_required(tags: Classification, one: Finding, 
     both, _ = required(tags, (one, other), irreversible=IRREVERSIBLE)
     assert at_least(both, first)
     assert at_least(first, calm)
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_shipped_packs_pass_their_check_and_their_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    checked = CliRunner().invoke(policy, ["check", "--strict"])
+    assert checked.exit_code == 0, checked.output
+    done = run()
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_no_tool_of_the_real_servers_is_untagged_by_the_shipped_packs() -> None:
+    words = [sys.executable, "tools/packs.py", "live"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_laboratory_runs_on_the_recorded_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    words = [
+        "diff",
+        "examples/policy-lab/before",
+        "tool_policies",
+        "--ledger",
+        "examples/policy-lab/ledger.jsonl",
+        "--json",
+    ]
+    found = json.loads(CliRunner().invoke(policy, words).stdout)
+    assert (found["calls"], found["new"], found["removed"], found["otherwise"]) == (43, 6, 6, 1)

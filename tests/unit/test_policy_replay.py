@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guard.audit.export import Reader, jsonl
@@ -209,6 +209,7 @@ ARGUMENTS = st.fixed_dictionaries(
 REDACTOR = Redactor(b"k" * 32)
 
 
+@settings(deadline=None)
 @given(condition=CONDITIONS, arguments=ARGUMENTS, log=st.frozensets(st.sampled_from("abn")), key=st.booleans())
 def test_a_replayed_requirement_is_never_less_than_the_real_one_and_the_same_where_it_is_certain(
     condition: str, arguments: dict[str, Json], log: frozenset[str], key: bool

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guard.cli.policy import policy
@@ -76,6 +76,7 @@ def test_a_server_that_is_not_configured_is_not_found(home: Path) -> None:
 NAMES = st.text(st.sampled_from("abz_-./ *?\n#:'\"{}é\u202e"), max_size=12)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(NAMES, st.text(max_size=80)), max_size=8))
 def test_no_definition_can_write_a_policy(entries: list[tuple[str, str]]) -> None:
     tools = definitions([{"name": name, "description": text, "inputSchema": {}} for name, text in entries])
@@ -87,6 +88,7 @@ def test_no_definition_can_write_a_policy(entries: list[tuple[str, str]]) -> Non
     assert all(entry.sensitivity >= Sensitivity.SENSITIVE for entry in found.entries.get("tool", ()))
 
 
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {},
