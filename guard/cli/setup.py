@@ -16,30 +16,11 @@ import click
 
 from guard.cli import options
 from guard.cli.checks import Check
+from guard.clients.settings import TEMPLATE
 from guard.errors import ConfigError, GuardError, PolicyError
 
 if TYPE_CHECKING:
     from guard.app import Desk
-
-_TEMPLATE = """\
-# The guard's configuration. Every setting: docs/reference/settings.md. Paths are relative to this file.
-state = "state"                       # directory: database, ledger, keys; created 0700
-policies = "tool_policies"            # one YAML file per tool server
-
-[proxy]
-listen = "127.0.0.1:7000"             # agents connect to http://127.0.0.1:7000/mcp/<server>
-
-[console]
-listen = "127.0.0.1:7001"
-public_url = "http://localhost:7001"  # challenges link here
-
-# One table per tool server: a URL or a command (`guard run NAME` serves the latter on stdio too).
-# [servers.payments]
-# url = "https://payments.example/mcp"
-#
-# [servers.git]
-# command = ["mcp-server-git", "--repository", "."]
-"""
 
 _POLICY = """\
 # Editors complete and check this file with the JSON Schema that `guard policy schema` prints.
@@ -64,7 +45,7 @@ def init(folder: Path) -> None:
         raise GuardError(message)
     try:
         policy.parent.mkdir(parents=True, exist_ok=True)
-        config.write_text(_TEMPLATE, encoding="utf-8")
+        config.write_text(TEMPLATE, encoding="utf-8")
         click.echo(config)
         if not any(policy.parent.iterdir()):
             policy.write_text(_POLICY, encoding="utf-8")
