@@ -15,12 +15,12 @@ from guard import faults, oplog
 from guard.errors import ConfigError, GuardError
 
 _VERBS = {
-    "init": "guard.cli.setup",
+    "init": "guard.cli.init",
     "wrap": "guard.cli.wrap",
     "unwrap": "guard.cli.wrap",
     "serve": "guard.cli.serve",
     "run": "guard.cli.serve",
-    "doctor": "guard.cli.setup",
+    "doctor": "guard.cli.doctor",
     "policy": "guard.cli.policy",
     "agent": "guard.cli.agent",
     "approver": "guard.cli.approver",

@@ -61,16 +61,16 @@ def wrap(
     pack where there is one. The agent's key is kept in the guard's state, never in the agent's file. Servers that
     are reached by URL are left alone and named.
     """
-    desk = _Desk(file)
+    desk = GuardSide(file)
     with desk:
         found = [place for place in _chosen(targets, all_, desk.around) if place.file.exists()]
         if not found:
             raise NotFoundError(f"no configuration of these agents is there; guard wrap FILE names one ({_NAMES})")
-        report = _Report(as_json=as_json, dry_run=dry_run)
+        report = Report(as_json=as_json, dry_run=dry_run)
         for place in found:
             with report.failing():
                 report.add(put_in_front(desk, place, agent=agent, watch=watch, dry_run=dry_run), desk)
-    report.end("wrapped")
+    sys.exit(report.end("wrapped"))
 
 
 @click.command()
@@ -85,7 +85,7 @@ def unwrap(targets: tuple[str, ...], all_: bool, dry_run: bool, file: Path, as_j
     A file that nobody changed since gets its old bytes back. In one that was edited, only the guard's own words are
     taken out. The server's table is taken out of guard.toml; its policy, and the agent with its key, stay.
     """
-    desk = _Desk(file, make=False)
+    desk = GuardSide(file, make=False)
     with desk:
         kept = list(desk.receipts.all())
         names = {one for name in targets for one in ALIASES.get(name, (name,))}
@@ -93,14 +93,14 @@ def unwrap(targets: tuple[str, ...], all_: bool, dry_run: bool, file: Path, as_j
         for place in _chosen(targets, all_, desk.around):
             if place.file.exists() and Path(os.path.realpath(place.file)) not in files:
                 files[place.file] = place
-        report = _Report(as_json=as_json, dry_run=dry_run)
+        report = Report(as_json=as_json, dry_run=dry_run)
         for place in files.values():
             with report.failing():
                 report.add(take_away(desk, place, dry_run=dry_run), desk)
-    report.end("unwrapped")
+    sys.exit(report.end("unwrapped"))
 
 
-class _Desk:
+class GuardSide:
     """The guard's own side: its configuration, which may be still to come, its receipts, and its state when needed."""
 
     def __init__(self, file: Path, *, make: bool = True) -> None:
@@ -147,7 +147,7 @@ def around() -> Around:
     return Around(platform=sys.platform, home=Path.home(), variables=os.environ, folder=Path.cwd())
 
 
-def put_in_front(desk: _Desk, place: Place, *, agent: str | None, watch: bool | None, dry_run: bool) -> Plan:
+def put_in_front(desk: GuardSide, place: Place, *, agent: str | None, watch: bool | None, dry_run: bool) -> Plan:
     """Wrap one file; what was done, or would be.
 
     Raises:
@@ -162,9 +162,11 @@ def put_in_front(desk: _Desk, place: Place, *, agent: str | None, watch: bool | 
         agent=name,
         key_file=desk.receipts.folder / f"{name}.key",
         owner=options.operator(),
-        watch=watch,
+        enforce=None if watch is None else not watch,
     )
     made = plan.wrap(place, request, receipt)
+    if made.changes and "/uv/archive-" in str(request.guard):
+        made.notes.append(f"{request.guard} may vanish with uv's cache; install it (`uv tool install`) and wrap again")
     apply.checked(made, desk.file)
     if not dry_run and any(row.outcome in {"wrapped", "kept"} for row in made.rows):
         services = desk.services
@@ -184,7 +186,7 @@ def put_in_front(desk: _Desk, place: Place, *, agent: str | None, watch: bool | 
     return made
 
 
-def take_away(desk: _Desk, place: Place, *, dry_run: bool) -> Plan:
+def take_away(desk: GuardSide, place: Place, *, dry_run: bool) -> Plan:
     """Unwrap one file; what was done, or would be.
 
     Raises:
@@ -228,7 +230,7 @@ def _chosen(targets: Sequence[str], all_: bool, here: Around) -> list[Place]:
     return found
 
 
-class _Report:
+class Report:
     """Collects what was done to every file, and says it: rows on stdout, the rest on stderr."""
 
     def __init__(self, *, as_json: bool, dry_run: bool) -> None:
@@ -244,7 +246,7 @@ class _Report:
         except GuardError as error:
             self._failed.append(error)
 
-    def add(self, made: Plan, desk: _Desk) -> None:
+    def add(self, made: Plan, desk: GuardSide) -> None:
         """Take one file."""
         for row in made.rows:
             self._rows.append(
@@ -260,6 +262,8 @@ class _Report:
             )
             if row.why:
                 options.note(f"{row.name}: {row.why}")
+        if not made.rows:
+            options.note(f"{made.place.file} names no tool server that the guard could stand before")
         for note in made.notes:
             options.note(note)
         if made.shared_by and made.changes:
@@ -271,8 +275,8 @@ class _Report:
             for line in _difference(made, desk.file):
                 click.echo(line, err=self._as_json)
 
-    def end(self, verb: str) -> None:
-        """Say it; exit 1 when a file could not be done, 2 when that was a mistake in one."""
+    def end(self, verb: str) -> int:
+        """Say it; the exit code: 1 when a file could not be done, 2 when that was a mistake in one."""
         if self._as_json or not self._dry_run:
             options.show(self._rows, columns=("outcome", "name", "server", "pack", "file"), as_json=self._as_json)
         if self._dry_run:
@@ -281,8 +285,9 @@ class _Report:
             options.note("restart the agent, so that it reads its configuration anew")
         for error in self._failed:
             options.note(error.public)
-        if self._failed:
-            sys.exit(2 if any(isinstance(error, ConfigError) for error in self._failed) else 1)
+        if not self._failed:
+            return 0
+        return 2 if any(isinstance(error, ConfigError) for error in self._failed) else 1
 
 
 def _difference(made: Plan, own: Path) -> Iterator[str]:

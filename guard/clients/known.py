@@ -151,7 +151,7 @@ def places(names: tuple[str, ...], around: Around) -> list[Place]:
 def described(file: Path, around: Around) -> Place:
     """A file that was named: as a known agent keeps it if it is one of its files, else judged by what is in it."""
     for place in places(tuple(CLIENTS), around):
-        if place.file == file:
+        if place.file == file or (place.file.is_symlink() and place.file.resolve() == file.resolve()):
             return place
     names = {".mcp.json": "claude-code", "claude_desktop_config.json": "claude-desktop", "mcp_config.json": "windsurf"}
     folders = {".cursor": "cursor", ".vscode": "vscode", ".codex": "codex", ".gemini": "gemini"}

@@ -38,7 +38,7 @@ class Row:
 class Request:
     """How servers are to be wrapped: `text` is the guard.toml, `config` its meaning, which knows where it stands.
 
-    `watch`: only watch them, or hold what has to be held; None: as they were, and new ones are held.
+    `enforce`: hold what has to be held, or only watch; None: as it was, and new ones as the top level says.
     """
 
     config: Config
@@ -47,7 +47,7 @@ class Request:
     agent: str
     key_file: Path
     owner: str
-    watch: bool | None = None
+    enforce: bool | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -177,9 +177,11 @@ class _Names:
             number += 1
             name = f"{wanted}-{self._request.agent}" if number == 2 else f"{wanted}-{number}"  # noqa: PLR2004
         self._taken[name] = None
-        watch = self._request.watch if self._request.watch is not None else known is not None and known.watched
+        enforce = self._request.enforce if self._request.enforce is not None else known.enforce if known else None
+        if enforce is self._request.config.enforce:
+            enforce = None  # the top level says so already
         origin = f"{place.client} in {place.file}"
-        block = settings.block(name, entry.command, entry.environment, origin=origin, watch=watch)
+        block = settings.block(name, entry.command, entry.environment, origin=origin, enforce=enforce)
         return Put(path=entry.path, server=name, block=block, bare=bare)
 
 

@@ -32,9 +32,9 @@ class Put(_Kept):
     bare: bool
 
     @property
-    def watched(self) -> bool:
-        """Whether it was added to be watched only."""
-        return "\nenforce = false" in self.block
+    def enforce(self) -> bool | None:
+        """What was said about holding its calls when it was added."""
+        return False if "\nenforce = false" in self.block else True if "\nenforce = true" in self.block else None
 
 
 class Receipt(_Kept):
@@ -68,7 +68,7 @@ class Receipts:
         Raises:
             ConfigError: there is one that cannot be read.
         """
-        kept = self._at(file)
+        kept = self.place(file)
         return self._read(kept) if kept.exists() else None
 
     def all(self) -> Iterator[Receipt]:
@@ -87,11 +87,11 @@ class Receipts:
             ConfigError: it cannot be written.
         """
         self.prepare()
-        files.write(self._at(receipt.file), receipt.model_dump_json(indent=1))
+        files.write(self.place(receipt.file), receipt.model_dump_json(indent=1))
 
     def drop(self, file: Path) -> None:
         """Forget a file that was given back."""
-        self._at(file).unlink(missing_ok=True)
+        self.place(file).unlink(missing_ok=True)
 
     def prepare(self) -> Path:
         """The folder, made so that nobody else reads it and git does not take it along."""
@@ -101,7 +101,8 @@ class Receipts:
             files.write(folder / ".gitignore", "*\n")
         return folder
 
-    def _at(self, file: Path) -> Path:
+    def place(self, file: Path) -> Path:
+        """Where the receipt of a file is kept."""
         return self.folder / f"{digest(str(file).encode('utf-8', 'surrogateescape'))[:32]}.json"
 
     def _read(self, kept: Path) -> Receipt:

@@ -51,8 +51,8 @@ def passed(environment: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted({name for name in environment if not name.startswith("GUARD_")} | set(_USUAL)))
 
 
-def block(name: str, command: Sequence[str], environment: Sequence[str], *, origin: str, watch: bool) -> str:
-    """The table of a server, with the comment that says where it comes from."""
+def block(name: str, command: Sequence[str], environment: Sequence[str], *, origin: str, enforce: bool | None) -> str:
+    """The table of a server, with the comment that says where it comes from; `enforce` only where it is to be said."""
     table = name if _BARE.fullmatch(name) else quoted(name)
     lines = [
         "",
@@ -61,8 +61,8 @@ def block(name: str, command: Sequence[str], environment: Sequence[str], *, orig
         f"command = {listed(command)}",
         f"pass_env = {listed(passed(environment))}",
     ]
-    if watch:
-        lines.append("enforce = false  # watch only: take this line out to have the guard hold what it would hold")
+    if enforce is not None:
+        lines.append("enforce = true" if enforce else "enforce = false  # only watched: nothing is held or refused")
     return "\n".join([*lines, ""])
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -51,3 +54,25 @@ def test_what_is_written_for_a_server_is_a_policy_of_that_name(name: str, comman
     assert bool(pack) == (command == "uvx mcp-server-git")
     (tmp_path / f"{name}.yaml").write_text(text)
     assert list(PolicyDirectory(tmp_path).load().policies) == [name]
+
+
+@pytest.mark.slow
+def test_packs_are_in_the_wheel_and_found_there(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    built = subprocess.run(
+        [root / "tools" / "uv", "build", "--wheel", "--out-dir", tmp_path],
+        cwd=root,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if built.returncode:
+        pytest.skip(f"no wheel can be built here: {built.stderr[-300:]}")
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    program = "from guard.clients import packs; print(packs.pack(['uvx', 'mcp-server-git']))"
+    found = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path / "installed", check=True, capture_output=True, text=True
+    ).stdout.strip()
+    assert Path(found) == tmp_path / "installed" / "guard" / "tool_policies" / "git.yaml"

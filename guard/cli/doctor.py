@@ -6,7 +6,6 @@ import json
 import os
 import stat
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -75,7 +74,9 @@ def doctor(file: Path, as_json: bool) -> None:
 def _examine(file: Path) -> Iterator[Check]:
     """Every check, from the configuration outwards."""
     from guard.app import desk  # noqa: PLC0415 - `guard init` needs none of it
+    from guard.cli.agent_checks import agent_checks  # noqa: PLC0415 - as above
     from guard.cli.consent_checks import consent_checks  # noqa: PLC0415 - as above
+    from guard.cli.machine_checks import machine_checks  # noqa: PLC0415 - as above
 
     try:
         with desk(file) as services:
@@ -85,6 +86,8 @@ def _examine(file: Path) -> Iterator[Check]:
             yield from _people(services)
             yield from _layout(services)
             yield from consent_checks(services)
+            yield from machine_checks(services)
+            yield from agent_checks(services)
     except ConfigError as error:
         yield Check("problem", error.public, "correct the file; the reference is docs/reference/settings.md")
     except GuardError as error:
@@ -117,14 +120,6 @@ def _state(services: Desk) -> Iterator[Check]:
         yield Check("problem", f"{path} is open to other users", f"chmod go-rwx {path}")
     if not loose:
         yield Check("ok", f"{state} is closed to other users")
-    if _mode(services.config.policies) & 0o022:
-        yield Check(
-            "problem", f"{services.config.policies} can be written by others", f"chmod go-w {services.config.policies}"
-        )
-    if time.time() < services.config.file.stat().st_mtime - 60:
-        yield Check(
-            "problem", "the clock is behind the configuration file", "set the clock; codes and expiries depend on it"
-        )
 
 
 def _mode(path: Path) -> int:
