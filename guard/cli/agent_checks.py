@@ -19,7 +19,7 @@ from guard.clients.known import Around, Place, described, places
 from guard.clients.receipts import Receipt, Receipts
 from guard.clients.source import Format, Node
 from guard.clients.toml import Toml
-from guard.clients.wrapping import Entry
+from guard.clients.wrapping import Entry, foreign
 from guard.config import Config
 from guard.errors import ConfigError, GuardError
 
@@ -59,7 +59,7 @@ def _wrapped(receipt: Receipt, config: Config, here: Around) -> Iterator[Check]:
     bypass = [entry for entry in document.entries if entry.state == "open"]
     yield from _passed(receipt.client, receipt.file, bypass, document.entries)
     for entry in document.entries:
-        if entry.state == "guarded":
+        if entry.state == "guarded" and not foreign(entry, str(config.file.absolute())):
             yield from _starts(entry, receipt, config)
     if not bypass:
         yield Check("ok", f"{receipt.client} starts every server in {receipt.file} that is a program through the guard")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -141,6 +142,8 @@ def _write(folder: Path, wish: Wish) -> None:
         policy.parent.mkdir(parents=True, exist_ok=True)
         with config.open("x", encoding="utf-8") as made:
             made.write(text + (_SOLO if wish.solo else ""))
+            if wish.wrapped:  # what agents hand their servers as arguments may be for nobody else
+                os.fchmod(made.fileno(), 0o600)
         click.echo(config)
         if not wish.wrapped and not any(policy.parent.iterdir()):
             policy.write_text(_POLICY, encoding="utf-8")

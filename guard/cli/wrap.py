@@ -16,7 +16,7 @@ import click
 from guard.app import Desk
 from guard.audit.redact import Redactor
 from guard.cli import options
-from guard.clients import apply, plan, settings
+from guard.clients import apply, files, plan, settings
 from guard.clients.known import ALIASES, CLIENTS, Around, Place, described, places
 from guard.clients.plan import Plan
 from guard.clients.receipts import Receipts
@@ -89,12 +89,12 @@ def unwrap(targets: tuple[str, ...], all_: bool, dry_run: bool, file: Path, as_j
     with desk:
         kept = list(desk.receipts.all())
         names = {one for name in targets for one in ALIASES.get(name, (name,))}
-        files = {one.file: described(one.file, desk.around) for one in kept if all_ or one.client in names}
+        meant = {one.file: described(one.file, desk.around) for one in kept if all_ or one.client in names}
         for place in _chosen(targets, all_, desk.around):
-            if place.file.exists() and Path(os.path.realpath(place.file)) not in files:
-                files[place.file] = place
+            if place.file.exists() and Path(os.path.realpath(place.file)) not in meant:
+                meant[place.file] = place
         report = Report(as_json=as_json, dry_run=dry_run)
-        for place in files.values():
+        for place in meant.values():
             with report.failing():
                 report.add(take_away(desk, place, dry_run=dry_run), desk)
     sys.exit(report.end("unwrapped"))
@@ -168,6 +168,8 @@ def put_in_front(desk: GuardSide, place: Place, *, agent: str | None, watch: boo
     if made.changes and "/uv/archive-" in str(request.guard):
         made.notes.append(f"{request.guard} may vanish with uv's cache; install it (`uv tool install`) and wrap again")
     apply.checked(made, desk.file)
+    if made.changes:
+        files.writable(made.content)
     if not dry_run and any(row.outcome in {"wrapped", "kept"} for row in made.rows):
         services = desk.services
         desk.receipts.prepare()
@@ -195,7 +197,7 @@ def take_away(desk: GuardSide, place: Place, *, dry_run: bool) -> Plan:
     receipts = list(desk.receipts.all())
     real = Path(os.path.realpath(place.file))
     receipt = next((one for one in receipts if one.file == real), None)
-    made = plan.unwrap(place, desk.text, receipt, apply.shared(receipts, real))
+    made = plan.unwrap(place, desk.file, desk.text, receipt, apply.shared(receipts, real))
     if desk.file.exists():
         apply.checked(made, desk.file)
     if not dry_run and (made.changes or receipt):

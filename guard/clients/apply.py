@@ -135,7 +135,7 @@ def _settings(plan: Plan, file: Path) -> None:
         message = f"cannot be read: {error.strerror or error}"
         raise ConfigError(message, file=file) from error
     if before is None:
-        files.write(file, plan.settings, mode=0o644)
+        files.write(file, plan.settings)  # what an agent hands its servers as arguments may be for nobody else
     elif before != plan.settings.encode():
         found = Content(Path(file.resolve()), before, "", file.stat().st_mode & 0o7777)
         files.replace(found, plan.settings)

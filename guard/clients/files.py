@@ -71,12 +71,23 @@ def replace(old: Content, text: str | bytes) -> None:
     Raises:
         ConfigError: somebody changed it meanwhile, or it cannot be written; nothing was changed.
     """
-    if not (old.mode & stat.S_IWUSR and os.access(old.file, os.W_OK)):  # a mark that holds for root as well
-        _refuse(old.file, f"may not be written; chmod u+w {old.file}")
+    writable(old)
     with _failing(old.file):
         if old.file.read_bytes() != old.raw:
             _refuse(old.file, "was changed by another program just now; quit the agent, then do this again")
         write(old.file, text, mode=old.mode)
+
+
+def writable(old: Content) -> None:
+    """See that a file may be replaced.
+
+    Raises:
+        ConfigError: it may not, or its folder may not be written.
+    """
+    if not (old.mode & stat.S_IWUSR and os.access(old.file, os.W_OK)):  # the mark holds for root as well
+        _refuse(old.file, f"may not be written; chmod u+w {old.file}")
+    if not os.access(old.file.parent, os.W_OK):
+        _refuse(old.file, f"cannot be replaced; chmod u+w {old.file.parent}")
 
 
 def write(file: Path, text: str | bytes, *, mode: int = _OWN) -> None:

@@ -98,7 +98,7 @@ def wrap(place: Place, request: Request, receipt: Receipt | None) -> Plan:
     """
     found, document = read(place)
     bare = frozenset(put.path for put in receipt.servers if put.bare) if receipt else frozenset[tuple[str, ...]]()
-    open_ = document.again(unwrapped(document, bare))
+    open_ = document.again(unwrapped(document, str(request.config.file), bare)[0])
     own = {put.path: put for put in receipt.servers} if receipt else {}
     plan = _plan(place, found, document, request.text)
     launches: dict[tuple[str, ...], Launch] = {}
@@ -199,8 +199,9 @@ def _left(entry: Entry) -> Row:
     if entry.state == "remote":
         why = f"it is reached by URL; {_served(entry)}"
         return Row(name=entry.name, outcome="unprotected", why=why)
-    if entry.state == "by hand":
-        return Row(name=entry.name, outcome="left", server=entry.server, why="it runs behind the guard already")
+    if entry.state in {"by hand", "guarded"}:
+        whose = f" of {entry.config}; unwrap it there first" if entry.config else " already"
+        return Row(name=entry.name, outcome="left", server=entry.server, why=f"it runs behind the guard{whose}")
     return Row(name=entry.name, outcome="unprotected", why=entry.why)
 
 
@@ -229,29 +230,30 @@ def _tagged(plan: Plan, entry: Entry, put: Put, request: Request) -> Row:
     )
 
 
-def unwrap(place: Place, text: str, receipt: Receipt | None, shared: frozenset[str]) -> Plan:
+def unwrap(place: Place, config: Path, text: str, receipt: Receipt | None, shared: frozenset[str]) -> Plan:
     """Plan to take the guard away from every server in a file.
 
     With a receipt, and the file as it was left, its old bytes come back. Otherwise the guard's own words are taken
-    out, and what others changed meanwhile stays. `text` is the guard.toml; tables in it that files of `shared` servers
-    need stay.
+    out, and what others changed meanwhile stays. `text` is the guard.toml at `config`; the tables of `shared` servers,
+    which other files need, stay in it.
 
     Raises:
         ConfigError: the file cannot be used; nothing was changed.
     """
     found, document = read(place)
     plan = _plan(place, found, document, text)
-    for entry in document.entries:
-        if entry.state == "guarded":
-            plan.rows.append(Row(name=entry.name, outcome="unwrapped", server=entry.server))
-        elif entry.state == "by hand":
-            why = "`guard run` was written there by hand"
-            plan.rows.append(Row(name=entry.name, outcome="left", server=entry.server, why=why))
     bare = frozenset(put.path for put in receipt.servers if put.bare) if receipt else frozenset[tuple[str, ...]]()
+    taken_out, taken = unwrapped(document, str(config), bare)
+    for entry in document.entries:
+        if entry in taken:
+            plan.rows.append(Row(name=entry.name, outcome="unwrapped", server=entry.server))
+        elif entry.state in {"by hand", "guarded"}:
+            why = f"it belongs to {entry.config}" if entry.config else "`guard run` was written there by hand"
+            plan.rows.append(Row(name=entry.name, outcome="left", server=entry.server, why=why))
     if receipt and digest(found.raw) == receipt.wrapped:
         plan.text = receipt.original.decode()
     else:
-        plan.text = unwrapped(document, bare)
+        plan.text = taken_out
         if plan.changes:
             why = "was edited since" if receipt else "has no receipt here"
             plan.notes.append(f"{place.file} {why}: the guard's own words were taken out, everything else stays")

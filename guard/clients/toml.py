@@ -24,6 +24,8 @@ _STRINGS: Final = (
     re.compile(r"'[^'\n]*'"),
 )
 _WORD: Final = re.compile(r"[^\s,\]}#]+(?: \d\d:\d\d[^\s,\]}#]*)?")
+_SIMPLE: Final = re.compile(r"""'[^']*'|"[^"\\]*\"""")
+_INTEGER: Final = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
 _MARK: Final = "\ufeff"
 
 
@@ -95,6 +97,8 @@ class _Reader:
                 return parts
 
     def _decoded(self, literal: str) -> str:
+        if _SIMPLE.fullmatch(literal):
+            return literal[1:-1]
         value = tomllib.loads(f"v={literal}")["v"]
         return value if isinstance(value, str) else literal
 
@@ -174,6 +178,8 @@ class _Reader:
 
 def _meant(word: str) -> str | float | bool:
     """The value of a word: a boolean, a number, or the text of a time."""
+    if _INTEGER.fullmatch(word):
+        return int(word)
     value = tomllib.loads(f"v={word}")["v"]
     return value if isinstance(value, bool | int | float) else str(value)
 

@@ -1,4 +1,4 @@
-"""Putting the guard before the servers of a configuration file, and taking it away again. Pure: text in, text out.
+"""Putting the guard before the servers of a configuration file, and taking it away again. Text in, text out.
 
 The guard is put literally in front. `"command": "npx", "args": ["-y", "x"]` becomes
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath, PureWindowsPath
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Final, Literal
 
 from guard.clients.source import Edit, Format, Node, Plain, comparable, edited, fail
@@ -36,7 +36,8 @@ class Entry:
 
     `state`: started without the guard (`open`), by a wrapped command (`guarded`), by a `guard run` that somebody wrote
     (`by hand`), reached by URL (`remote`), or nothing that can be understood (`odd`; `why` says it).
-    `command` and `environment` (names) are those of the tool server itself, also when the entry is guarded.
+    `command` and `environment` (names) are those of the tool server itself, also when the entry is guarded; `server` is
+    its name in the guard.toml at `config` then.
     """
 
     path: tuple[str, ...]
@@ -45,6 +46,7 @@ class Entry:
     command: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
     server: str = ""
+    config: str = ""
     url: str = ""
     why: str = ""
 
@@ -108,6 +110,7 @@ def _understood(path: tuple[str, ...], node: Node) -> Entry:
                 command=tuple(given[_TAIL:]),
                 environment=variables,
                 server=given[1],
+                config=given[3],
             )
         return Entry(path=path, node=node, state="by hand", command=words, server="".join(given[1:2]))
     return Entry(path=path, node=node, state="open", command=words, environment=variables)
@@ -177,9 +180,12 @@ def wrapped(document: Document, launches: Mapping[tuple[str, ...], Launch]) -> s
     return _checked(document, edits, expected)
 
 
-def unwrapped(document: Document, without_args: frozenset[tuple[str, ...]] = frozenset()) -> str:
-    """The text with the guard taken away from every `guarded` server and nothing else changed.
+def unwrapped(
+    document: Document, config: str, without_args: frozenset[tuple[str, ...]] = frozenset()
+) -> tuple[str, list[Entry]]:
+    """The text with the guard of `config` taken away from its servers and nothing else changed; and which they are.
 
+    What another one guards stays, unless that file is gone: then it was moved, and this is it.
     `without_args` are the servers that had no `args` before they were wrapped.
 
     Raises:
@@ -187,14 +193,19 @@ def unwrapped(document: Document, without_args: frozenset[tuple[str, ...]] = fro
     """
     edits: list[Edit] = []
     expected: dict[tuple[str, ...], dict[str, Plain]] = {}
-    for entry in document.entries:
-        if entry.state == "guarded":
-            bare = entry.path in without_args and len(entry.command) == 1
-            added = _added(document, entry.node) if bare else None
-            edits += _take(document, entry.node, added)
-            rest: dict[str, Plain] = {} if added else {"args": list(entry.command[1:])}
-            expected[entry.path] = {"command": entry.command[0], **rest}
-    return _checked(document, edits, expected)
+    taken = [entry for entry in document.entries if entry.state == "guarded" and not foreign(entry, config)]
+    for entry in taken:
+        bare = entry.path in without_args and len(entry.command) == 1
+        added = _added(document, entry.node) if bare else None
+        edits += _take(document, entry.node, added)
+        rest: dict[str, Plain] = {} if added else {"args": list(entry.command[1:])}
+        expected[entry.path] = {"command": entry.command[0], **rest}
+    return _checked(document, edits, expected), taken
+
+
+def foreign(entry: Entry, config: str) -> bool:
+    """Whether a guarded server belongs to another guard than that of `config`."""
+    return entry.config != config and Path(entry.config).exists()
 
 
 def lacks_args(document: Document, path: tuple[str, ...]) -> bool:

@@ -18,6 +18,7 @@ from guard.clients.wrapping import Document, Launch, lacks_args, unwrapped, wrap
 from guard.errors import ConfigError
 
 SAMPLES = Path(__file__).parent.parent / "clients"
+CONFIG = '/a "b"/guard.toml'
 TABLES: Tables = (("mcpServers",), ("projects", "*", "mcpServers"), ("servers",), ("mcp", "servers"))
 CODEX: Tables = (("mcp_servers",),)
 
@@ -29,7 +30,7 @@ def read(text: str, *, toml: bool = False) -> Document:
 def wrap(document: Document) -> tuple[str, frozenset[tuple[str, ...]]]:
     """The wrapped text, and the servers that had no arguments."""
     launches = {
-        entry.path: Launch(guard="/opt/bin/guard", server=f"s{place}", config='/a "b"/guard.toml', key_file="/k")
+        entry.path: Launch(guard="/opt/bin/guard", server=f"s{place}", config=CONFIG, key_file="/k")
         for place, entry in enumerate(document.entries)
         if entry.state == "open"
     }
@@ -45,7 +46,7 @@ def test_a_real_file_comes_back_byte_for_byte(sample: Path) -> None:
     assert {entry.state for entry in again.entries} <= {"guarded", "remote"}
     assert [entry.command for entry in again.entries] == [entry.command for entry in document.entries]
     assert changed.count("\n") - text.count("\n") == changed.count("\n  args = ") + changed.count('\nargs = ["run"')
-    assert unwrapped(again, bare) == text
+    assert unwrapped(again, CONFIG, bare)[0] == text
 
 
 @pytest.mark.parametrize("sample", sorted(SAMPLES.iterdir()), ids=lambda file: file.name)
@@ -113,8 +114,8 @@ def test_whatever_was_wrapped_comes_back_byte_for_byte(text: str) -> None:
     document = read(text)
     changed, bare = wrap(document)
     again = document.again(changed)
-    assert unwrapped(again, bare) == text
-    without_receipt = document.again(unwrapped(again))
+    assert unwrapped(again, CONFIG, bare)[0] == text
+    without_receipt = document.again(unwrapped(again, CONFIG)[0])
     assert [entry.command for entry in without_receipt.entries] == [entry.command for entry in document.entries]
 
 
@@ -124,13 +125,16 @@ def test_whatever_was_wrapped_comes_back_byte_for_byte(text: str) -> None:
 def test_in_a_file_that_was_edited_since_only_the_guards_words_go() -> None:
     changed, _ = wrap(read('{"mcpServers": {"a": {"command": "npx", "args": ["-y", "x"]}}}'))
     edited = changed.replace('"-y"', '"--yes"').replace("{", "{ // mine\n", 1)
-    assert unwrapped(read(edited)) == '{ // mine\n"mcpServers": {"a": {"command": "npx", "args": ["--yes", "x"]}}}'
+    assert (
+        unwrapped(read(edited), CONFIG)[0]
+        == '{ // mine\n"mcpServers": {"a": {"command": "npx", "args": ["--yes", "x"]}}}'
+    )
 
 
 def test_a_formatter_between_the_two_does_no_harm() -> None:
     changed, _ = wrap(read('{"mcpServers": {"a": {"command": "npx", "args": []}}}'))
     formatted = json.dumps(json.loads(changed), indent=2).replace('"npx"\n      ]', '"npx",\n      ]')
-    back = unwrapped(read(formatted))
+    back = unwrapped(read(formatted), CONFIG)[0]
     assert json.loads(back) == {"mcpServers": {"a": {"command": "npx", "args": []}}}
 
 
@@ -183,7 +187,7 @@ def test_every_way_to_write_a_server_in_toml_comes_back(text: str) -> None:
     changed, bare = wrap(document)
     assert tomllib.loads(changed) != tomllib.loads(text)
     assert all(entry.state in {"guarded", "remote"} for entry in document.again(changed).entries)
-    assert unwrapped(document.again(changed), bare) == text
+    assert unwrapped(document.again(changed), CONFIG, bare)[0] == text
 
 
 # ------------------------------------------------------------------ where agents keep their files

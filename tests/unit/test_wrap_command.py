@@ -265,9 +265,10 @@ def test_what_is_no_plain_file_is_refused_at_once(home: Home, kind: str) -> None
 def test_a_file_that_may_not_be_written_is_refused_with_the_remedy(home: Home) -> None:
     file = home.put(".cursor/mcp.json", PLAIN)
     file.chmod(0o400)
+    before = home.everything()
     done = home.try_("wrap", "cursor")
     assert (done.code, "chmod u+w" in done.err) == (2, True)
-    assert file.read_text() == PLAIN
+    assert home.everything() == before
 
 
 def test_a_guard_toml_into_which_nothing_fits_is_left_as_it_is(home: Home) -> None:
@@ -311,6 +312,39 @@ def test_a_damaged_receipt_is_named_and_nothing_is_touched(home: Home) -> None:
     done = home.try_("unwrap", "cursor")
     assert (done.code, "is no receipt" in done.err) == (2, True)
     assert file.read_text() == wrapped
+
+
+def test_without_its_receipt_a_file_is_unwrapped_by_what_stands_in_it(home: Home) -> None:
+    file = home.put(".cursor/mcp.json", PLAIN)
+    home.guard("wrap", "cursor")
+    shutil.rmtree(home.desk / "state")
+    done = home.try_("unwrap", "cursor")
+    assert (done.code, "has no receipt here" in done.err) == (0, True)
+    assert file.read_text() == PLAIN
+
+
+def test_one_guard_leaves_what_another_guards(home: Home) -> None:
+    file = home.put(".cursor/mcp.json", PLAIN)
+    home.guard("wrap", "cursor")
+    wrapped = file.read_text()
+    other = ("--config", str(home.folder / "other" / "guard.toml"))
+    (home.folder / "other").mkdir()
+    assert "unwrap it there first" in home.try_("wrap", "cursor", *other).err
+    assert "it belongs to" in home.try_("unwrap", "cursor", *other).err
+    assert file.read_text() == wrapped
+
+
+def test_a_guard_that_was_moved_takes_its_own_up_again(home: Home) -> None:
+    file = home.put(".cursor/mcp.json", PLAIN)
+    home.guard("wrap", "cursor")
+    moved = home.folder / "moved"
+    home.desk.rename(moved)
+    home.desk.mkdir()
+    other = ("--config", str(moved / "guard.toml"))
+    home.guard("wrap", "cursor", *other)
+    assert str(moved / "state" / "clients" / "cursor.key") in file.read_text()
+    home.guard("unwrap", "cursor", *other)
+    assert file.read_text() == PLAIN
 
 
 # ------------------------------------------------------------------ the command that an agent hands to `guard run`
