@@ -83,7 +83,9 @@ def _starts(entry: Entry, receipt: Receipt, config: Config) -> Iterator[Check]:
     try:
         read_key(receipt.key_file)
     except ConfigError as error:
-        yield Check("problem", error.public, f"guard agent rotate {receipt.agent}, and put the new key in")
+        yield Check(
+            "problem", error.public, f"chmod 600 it, or guard agent rotate {receipt.agent} > {receipt.key_file}"
+        )
 
 
 def _passed(client: str, file: Path, open_: Sequence[Entry], entries: Sequence[Entry]) -> Iterator[Check]:

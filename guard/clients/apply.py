@@ -47,12 +47,15 @@ def key(file: Path, agent: str, *, owner: str, lifecycle: Lifecycle, store: Stor
         for one in store.agents.credentials(agent):
             if one.digest == digest and not one.revoked and (not one.expires or one.expires > now):
                 return
-        message = f"the key of {agent} in here is not valid any more; put a new one in: guard agent rotate {agent}"
+        message = (
+            f"the key of {agent} in here is not valid any more; put a new one in with "
+            f"`guard agent rotate {agent} > {file}`, or give another name with --agent"
+        )
         raise ConfigError(message, file=file)
     if store.agents.get(agent) is not None:
         message = (
             f"the agent {agent} is enrolled, and its key is not here; give another name with --agent, "
-            f"or put a key in (0600) with `guard agent rotate {agent}`"
+            f"or put a new key in with `(umask 077; guard agent rotate {agent} > {file})`"
         )
         raise ConfigError(message, file=file)
     files.write(file, lifecycle.add_agent(agent, owner=owner) + "\n")

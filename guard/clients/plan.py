@@ -18,6 +18,7 @@ from guard.clients.wrapping import Document, Entry, Launch, lacks_args, unwrappe
 from guard.config import Config, Server
 
 _UNFIT: Final = re.compile(r"[^A-Za-z0-9_.-]+")
+_POSSESSION: Final = re.compile(r"^[^#\n]*require:[^#\n]*\b(?:possession|both)\b", re.MULTILINE)
 _LONGEST: Final = 48
 
 Outcome = Literal["wrapped", "unwrapped", "kept", "unprotected", "left"]
@@ -221,6 +222,11 @@ def _tagged(plan: Plan, entry: Entry, put: Put, request: Request) -> Row:
     if file.exists():
         return Row(name=entry.name, outcome="wrapped", server=put.server, why=f"tags of {file} stay")
     plan.policies[file] = text
+    if pack and _POSSESSION.search(text):
+        plan.notes.append(
+            f"{entry.name}: some of its tools need a key that the agent holds in a token "
+            f"(guard factor enroll signature); if it has none, change `require` in {file}"
+        )
     return Row(
         name=entry.name,
         outcome="wrapped",

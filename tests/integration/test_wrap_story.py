@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from mcp import Client, StdioServerParameters
 
+from guard.audit.export import Reader
 from guard.clients.jsonc import Jsonc
 from guard.clients.toml import Toml
 from tests.outside import Verbs
@@ -148,3 +149,10 @@ async def test_a_server_gets_what_its_agent_gives_it_and_no_key(tmp_path: Path, 
         variables = json.loads(told.content[0].text)  # type: ignore[union-attr]
     assert case.variables.items() <= variables.items()
     assert not [name for name in variables if name.startswith("GUARD_")]
+    records = list(Reader(laptop.desk / "state").read())
+    [started] = [entry for entry in records if entry.event == "guard.started"]
+    assert started.fields["watched"] == ["pythonTools"]
+    [decided] = [entry for entry in records if entry.text("tool") == "variables" and entry.text("decision")]
+    assert (decided.text("decision"), decided.fields["watched"], decided.decision) == ("challenge", True, "permit")
+    assert "if it were not only watched" in laptop.guard("why", decided.text("call_id"))
+    laptop.guard("audit", "verify")
