@@ -171,6 +171,9 @@ class Server(_Strict):
     idle_timeout: float = Field(
         900.0, gt=0, description="seconds without a call or an open stream until `guard serve` stops a child process"
     )
+    enforce: bool | None = Field(
+        None, description="whether calls to it are held and refused; unset: as the top level says"
+    )
     max_memory: int | None = Field(
         None, ge=16, description="megabytes of data each process of a child may hold (Linux); unset: no limit"
     )
@@ -345,6 +348,11 @@ class Config(_Strict):
         frozenset(IRREVERSIBLE), description="effects that cannot be undone; critical calls with one need consent"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="operational log on stderr")
+    enforce: bool = Field(
+        True,
+        description="whether calls are held and refused; false only watches: everything is recorded as it would "
+        "have been decided, and let through",
+    )
     proxy: Proxy = Field(default_factory=Proxy.model_construct, description="the MCP endpoint")
     console: Console = Field(default_factory=Console.model_construct, description="the console and API endpoint")
     servers: dict[Name, Server] = Field(default_factory=dict, description="the tool servers, by name")
@@ -361,6 +369,15 @@ class Config(_Strict):
         """The environment of each server that has one, and under "" that of the deployment."""
         named = {name: server.environment for name, server in self.servers.items()} | {"": self.environment}
         return {name: environment for name, environment in named.items() if environment}
+
+    @property
+    def watched(self) -> frozenset[str]:
+        """The servers whose calls are only watched."""
+        return frozenset(
+            name
+            for name, server in self.servers.items()
+            if not (self.enforce if server.enforce is None else server.enforce)
+        )
 
     def profile(self, agent: str) -> AgentProfile:
         """How this agent wants to be paused."""
@@ -398,6 +415,15 @@ def load(file: Path) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         message = f"cannot be read: {error}"
         raise ConfigError(message, file=file) from error
+    return parse(text, file)
+
+
+def parse(text: str, file: Path) -> Config:
+    """Check the text of a guard.toml that stands, or shall stand, at `file`.
+
+    Raises:
+        ConfigError: as `load`.
+    """
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

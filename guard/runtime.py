@@ -125,7 +125,10 @@ class Engine:
                 clock=clock,
             ),
             journal=Journal(
-                desk.ledger, desk.redactor, same_uid=[name for name, one in config.servers.items() if one.command]
+                desk.ledger,
+                desk.redactor,
+                same_uid=[name for name, one in config.servers.items() if one.command],
+                watched=config.watched,
             ),
             clock=clock,
         )
@@ -143,7 +146,11 @@ class Engine:
         """Run the background tasks around a front."""
         desk = self._desk
         recover(desk.config.state, desk.store.challenges, desk.ledger, own_lane=desk.ledger.lane)
-        desk.ledger.append("guard.started", {"front": what, "version": __version__, "pid": os.getpid()})
+        watched = sorted(desk.config.watched.intersection(self._servers))
+        started: dict[str, Json] = {"front": what, "version": __version__, "pid": os.getpid()}
+        desk.ledger.append("guard.started", started | ({"watched": [*watched]} if watched else {}))
+        for name in watched:
+            log.warning("server.watched", server=name, remedy="nothing is held or refused while enforce = false")
         self._tell_policy(Refresh(changed=True))
         async with anyio.create_task_group() as group:
             await group.start(desk.ledger.run)

@@ -177,8 +177,8 @@ def commands() -> str:
     """Every command with its help."""
     lead = (
         "Every verb but `init` takes `--config FILE` (default: `guard.toml` here), and `--json` where it prints data. "
-        "Data goes to stdout, notes to stderr, and nothing prompts. Exit codes: 0 done, 1 refused or not found, "
-        "2 usage or configuration."
+        "Data goes to stdout, notes to stderr; only `init` asks, and only in a terminal. "
+        "Exit codes: 0 done, 1 refused or not found, 2 usage or configuration."
     )
     with click.Context(cli, info_name="guard") as top:
         parts = [describe(command, context) for command, context in leaves(cli, top)]

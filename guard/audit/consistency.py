@@ -90,7 +90,7 @@ class Consistency:
         self.bad.append(Bad(place.lane, place.seq, why))
 
     def _decided(self, entry: Entry, place: _Place) -> None:
-        call, decision = entry.text("call_id"), entry.text("decision")
+        call, decision = entry.text("call_id"), entry.decision
         if decision != "deny":
             self.verdicts[call] = decision
         if decision == "permit":

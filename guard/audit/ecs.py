@@ -61,7 +61,7 @@ _TYPE: Final = {
 def ecs(entry: Entry) -> _Document:
     """The document of one record; everything the schema has no field for stands under `guard`."""
     noun = entry.event.partition(".")[0]
-    kind = "allowed" if entry.text("decision") == "permit" else _TYPE.get(entry.event, "info")
+    kind = "allowed" if entry.decision == "permit" else _TYPE.get(entry.event, "info")
     event: _Document = {
         "kind": "alert" if entry.event in ALARMING else "event",
         "category": [_CATEGORY.get(noun, "api")],

@@ -29,6 +29,7 @@ _OUTCOMES: Final[Mapping[str, str]] = {
 }
 _DOUBTS: Final = {"identity": "doubt about who is calling", "intent": "doubt about what is wanted"}
 _MEANINGS: Final[Mapping[str, str]] = {str(code): code.meaning for code in Code}
+_WATCHED: Final = " if it were not only watched: enforce = false, so it went through"
 _DECISIONS: Final = {"permit": "let through", "challenge": "paused until proven", "deny": "refused"}
 
 
@@ -97,7 +98,7 @@ def _tell(entries: Sequence[Entry]) -> Iterator[tuple[str, str]]:
     if tags := _tags(first):
         yield "tags", tags
     if decision := _DECISIONS.get(next((e.text("decision") for e in entries if e.text("decision")), "")):
-        yield "decision", decision
+        yield "decision", decision + (_WATCHED if first.fields.get("watched") is True else "")
     yield from (("because", line) for line in _reasons(first.fields.get("reasons")))
     yield from (("unusual", line) for line in _findings(first.fields.get("findings")))
     if requirement := first.text("requirement"):
@@ -108,7 +109,7 @@ def _tell(entries: Sequence[Entry]) -> Iterator[tuple[str, str]]:
         yield "required", f"not by {', '.join(barred)}, who changed the policy last"
     given = [entry for entry in entries if entry.event == "proof.accepted"]
     yield from (("given", line) for line in _unique(map(_given, given)))
-    if requirement and not given:
+    if requirement and not given and first.event == "challenge.opened":
         yield "given", "nothing"
     yield from (("otherwise", line) for line in _texts(first.fields.get("counterfactual")))
     yield from (("then", line) for line in _unique(map(_then, entries)))

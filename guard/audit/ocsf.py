@@ -69,7 +69,7 @@ def succeeded(entry: Entry) -> bool:
     """Whether what the record tells of came about."""
     return not (
         entry.event in FAILED
-        or entry.text("decision") == "deny"
+        or entry.decision == "deny"
         or (entry.event == "call.concluded" and entry.text("outcome") in _BAD_ENDS)
     )
 

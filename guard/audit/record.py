@@ -69,6 +69,8 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         "factor.enrolled": "a factor was enrolled",
         "factor.locked": "a factor was locked",
         "factor.revoked": "a factor was revoked",
+        "client.wrapped": "the configuration of an agent now starts the guard before its tool servers",
+        "client.unwrapped": "the configuration of an agent starts its tool servers without the guard again",
         "guard.started": "a guard process began to serve",
         "guard.stopped": "a guard process stopped in order",
         "ledger.recovered": "a torn last record was cut off after a crash; so many bytes were lost",
@@ -110,6 +112,12 @@ class Entry:
         """A field as text; "" when it is absent or no string."""
         value = self.fields.get(name)
         return value if isinstance(value, str) else ""
+
+    @property
+    def decision(self) -> str:
+        """What came of a decision: where calls are only watched (`enforce = false`), every one is a permit."""
+        decided = self.text("decision")
+        return "permit" if decided and self.fields.get("watched") is True else decided
 
 
 @lru_cache(maxsize=4)

@@ -99,7 +99,7 @@ class _Trace:
     # ------------------------------------------------------------------ one step each
 
     def _decide(self, at: int, entry: Entry) -> None:
-        call, decision = entry.text("call_id"), entry.text("decision")
+        call, decision = entry.text("call_id"), entry.decision
         if not entry.text("args_digest"):
             return  # protocol calls carry no power of a tool
         if decision == "permit":

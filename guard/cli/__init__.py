@@ -15,10 +15,12 @@ from guard import faults, oplog
 from guard.errors import ConfigError, GuardError
 
 _VERBS = {
-    "init": "guard.cli.setup",
+    "init": "guard.cli.init",
+    "wrap": "guard.cli.wrap",
+    "unwrap": "guard.cli.wrap",
     "serve": "guard.cli.serve",
     "run": "guard.cli.serve",
-    "doctor": "guard.cli.setup",
+    "doctor": "guard.cli.doctor",
     "policy": "guard.cli.policy",
     "agent": "guard.cli.agent",
     "approver": "guard.cli.approver",
@@ -57,7 +59,8 @@ The guard stands between agents and their MCP tool servers. Ordinary calls pass;
 ones are paused until a workload key signs or a person approves, run exactly once, and are explained.
 
 \b
-Start here:  guard init, guard agent add NAME, guard approver add NAME, guard serve
+Start here:  guard init, guard wrap claude|cursor|vscode|codex|gemini|windsurf, guard doctor
+By hand:     guard agent add NAME, guard approver add NAME, guard serve
 Asked why?   guard why ID
 """
 

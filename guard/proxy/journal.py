@@ -10,7 +10,7 @@ import structlog
 
 from guard import faults
 from guard.errors import GuardError, LedgerUnavailableError
-from guard.model import Call, Classification, Decision, Deny, Finding, Grant, Json, Permit, Principal, Source
+from guard.model import Call, Challenge, Classification, Decision, Finding, Grant, Json, Permit, Principal, Source
 from guard.ports import Ledger, Redactor
 from guard.reasons import Code, Reason
 
@@ -36,9 +36,15 @@ class Journal:
     which the ledger encodes once, from the second call on: what comes only once shall not fill its memory.
     """
 
-    def __init__(self, ledger: Ledger, redactor: Redactor, same_uid: Collection[str] = ()) -> None:
-        """Write through `ledger`, mask through `redactor`; servers in `same_uid` run as the guard's own user."""
+    def __init__(
+        self, ledger: Ledger, redactor: Redactor, same_uid: Collection[str] = (), watched: Collection[str] = ()
+    ) -> None:
+        """Write through `ledger`, mask through `redactor`.
+
+        Servers in `same_uid` run as the guard's own user; calls to those in `watched` go through whatever is decided.
+        """
         self._ledger, self._redactor, self._same_uid = ledger, redactor, frozenset(same_uid)
+        self._watched = frozenset(watched)
         self._common: dict[tuple[Hashable, ...], tuple[Classification, dict[str, Json]]] = {}
         self._ends: dict[tuple[str, ...], dict[str, Json]] = {}
 
@@ -54,8 +60,9 @@ class Journal:
         fields["decision"] = type(decision).__name__.lower()
         if call.kind != "protocol":
             fields["args"] = self._redactor.arguments(call.arguments, judged.classification.log)
-        if isinstance(decision, Deny) or (isinstance(decision, Permit) and decision.grant):
-            self._ledger.append("decision.made", common | fields | {"reasons": reasons_json(decision.reasons)})
+        told = {} if isinstance(decision, Permit) and not decision.grant else self._told(decision, call.server)
+        if told:
+            self._ledger.append("decision.made", common | fields | told)
         elif again:
             self._ledger.append("decision.made", fields, common)
         else:
@@ -94,6 +101,8 @@ class Journal:
         subject, server, tool, outcome = key
         end: dict[str, Json] = {"principal": subject, "server": server, "tool": tool, "phase": "outcome"}
         end["outcome"] = outcome
+        if server in self._watched:
+            end["watched"] = True
         if len(tool) <= _LONG:
             if len(self._ends) >= _KEPT:
                 self._ends.clear()
@@ -120,6 +129,16 @@ class Journal:
     def said(self, text: str) -> str:
         """Free text made safe for a record."""
         return self._redactor.text(text)
+
+    def _told(self, decision: Decision, server: str) -> dict[str, Json]:
+        """What a decision says beyond the tags, where no record of its challenge will."""
+        told: dict[str, Json] = {"reasons": reasons_json(decision.reasons)}
+        if isinstance(decision, Challenge):
+            if server not in self._watched:
+                return {}
+            needed = decision.requirement
+            told |= {"requirement": needed.label, "approver_group": needed.approvers, "quorums": [*needed.terms]}
+        return told
 
     def _details(self, judged: Judged) -> dict[str, Json]:
         """What is this call's own."""
@@ -164,6 +183,8 @@ class Journal:
             fields["client_info"] = call.source.client
         if call.source.transport == "stdio" or call.server in self._same_uid:
             fields["same_uid"] = True
+        if call.server in self._watched:
+            fields["watched"] = True
         if call.kind != "protocol":
             fields["kind"] = call.kind
             fields["tool"] = call.name

@@ -61,6 +61,9 @@ _LAST_STATE: Final = {
 _NOTHING: Final = frozenset[ProofClass]()
 _SPENT: Final = frozenset({State.CONSUMED, *_LAST_STATE.values()})
 
+_BY_POLICY: Final = frozenset({Code.SAME_UID, Code.NOT_ALLOWED})
+"""Reasons of refusals that an owner's settings demand; where calls are only watched, they go through."""
+
 
 class Pipeline:
     """The enforcement point between the two fronts and the decision core."""
@@ -87,6 +90,7 @@ class Pipeline:
         self._journal, self._clock = journal, clock
         self._settings = Settings(irreversible=config.irreversible, expires=config.approval.expires)
         self._same_uid = frozenset(name for name, one in config.servers.items() if one.command)
+        self._watched = config.watched
         self._in_flight: dict[tuple[str, str], int] = {}
         self._places = config.proxy.max_in_flight
         self._ended: set[str] = set()
@@ -106,6 +110,9 @@ class Pipeline:
                 decision = self._decide(judged, ())  # 4 decide
                 self._journal.decided(judged, decision)  # 5 record
                 match decision:
+                    case Challenge() | Deny() if self._watches(judged.call, decision):
+                        self._count(judged)
+                        await self._forward(judged.call, exchange)  # the record says that it was only watched
                     case Permit():
                         self._count(judged)
                         await self._forward(judged.call, exchange)  # 7 forward, 8 conclude
@@ -217,6 +224,11 @@ class Pipeline:
         ):
             return Deny(reasons=(Reason(Code.SAME_UID), *tags.reasons))
         return decide(call, tags, judged.findings, grants, self._clock.now(), settings=self._settings)
+
+    def _watches(self, call: Call, decision: Challenge | Deny) -> bool:
+        """Whether this decision is only watched. What the guard cannot read or understand is refused all the same."""
+        by_policy = isinstance(decision, Challenge) or decision.code in _BY_POLICY
+        return by_policy and call.server in self._watched
 
     # ------------------------------------------------------------------ 6 step up
 

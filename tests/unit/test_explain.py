@@ -77,6 +77,18 @@ def test_call_challenge_and_grant_tell_the_same_story(state: Path, wanted: str) 
     assert "k_zzz" not in text
 
 
+def test_a_watched_call_is_told_as_it_would_have_been_decided_and_that_it_was_not(tmp_path: Path) -> None:
+    ledger = FileLedger.open(tmp_path, MemoryLanes(), HandClock())
+    watched: Mapping[str, Json] = {"watched": True, "requirement": "consent", "approver_group": "oncall"}
+    ledger.append("decision.made", CALL | WHY | watched | {"decision": "challenge", "transport": "http"})
+    ledger.append("call.concluded", CALL | {"outcome": "ok", "watched": True})
+    ledger.close()
+    text = explain(tmp_path, "k_aaa").text()
+    assert "paused until proven if it were not only watched: enforce = false, so it went through" in text
+    assert "consent (people of oncall)" in text
+    assert "nothing" not in text
+
+
 def test_the_answer_as_json_carries_the_records_it_rests_on(state: Path) -> None:
     answer = json.loads(json.dumps(explain(state, "c_bbb").json()))
     assert answer["id"] == "c_bbb"

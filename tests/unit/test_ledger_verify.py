@@ -224,3 +224,10 @@ def test_no_edit_of_a_sealed_file_goes_unnoticed(
     state = tmp_path_factory.mktemp("edited")
     report = _changed(sealed, state, lambda _: [edited])
     assert not report.ok
+
+
+@pytest.mark.parametrize("decision", ["challenge", "deny"])
+def test_a_call_that_was_only_watched_may_run_on_that_record(tmp_path: Path, decision: str) -> None:
+    watched: Mapping[str, Json] = CALL | {"watched": True}
+    story = (("decision.made", watched | {"decision": decision}), ("call.concluded", watched | {"outcome": "ok"}))
+    assert not verify(tmp_path, _written(tmp_path, story).all()).bad

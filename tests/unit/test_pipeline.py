@@ -17,7 +17,7 @@ from guard.drift.assess import Assessor
 from guard.drift.behaviour import Behaviour
 from guard.drift.network import NetworkSignal
 from guard.drift.profiles import Profiles
-from guard.errors import StoreUnavailableError, UpstreamError
+from guard.errors import LedgerUnavailableError, StoreUnavailableError, UpstreamError, WireError
 from guard.identity.keys import KeyIdentifier
 from guard.identity.lifecycle import Lifecycle
 from guard.model import Challenge, Json, Proof, ProofClass, Source, State
@@ -89,10 +89,12 @@ class Caller:
 class Guard:
     """The pipeline on a store of its own."""
 
-    def __init__(self, folder: Path, *, hold: float = 0) -> None:
+    def __init__(self, folder: Path, *, hold: float = 0, **server: Json) -> None:
         (folder / "tool_policies").mkdir()
         (folder / "tool_policies" / "desk.yaml").write_text(POLICY)
-        config = Config.model_validate({"servers": {"desk": {"url": "http://localhost/mcp"}}, "proxy": {"hold": hold}})
+        config = Config.model_validate(
+            {"servers": {"desk": {"url": "http://localhost/mcp"} | server}, "proxy": {"hold": hold}}
+        )
         self.store, self.clock = SqlStore.open(folder, Keyring.open(folder)), SystemClock()
         self.ledger, self.profiles = WorldLedger(), Profiles()
         self.memory = Memory(self.profiles, self.store.baselines)
@@ -120,7 +122,7 @@ class Guard:
             volumes=self.volumes,
             assessor=Assessor([NetworkSignal(self.profiles)], Behaviour(self.profiles, b"k" * 32)),
             ceremony=self.ceremony,
-            journal=Journal(self.ledger, Redactor(b"k" * 32)),
+            journal=Journal(self.ledger, Redactor(b"k" * 32), watched=config.watched),
             clock=self.clock,
         )
 
@@ -280,3 +282,73 @@ async def test_calls_at_the_same_moment_do_not_pass_a_limit_together(guard: Guar
         for number, caller in enumerate(callers):
             group.start_soon(lambda caller=caller, number=number: guard.call("few", caller, n=number))
     assert sum(caller.forwards for caller in callers) == 2
+
+
+# ------------------------------------------------------------------ watching
+
+
+@pytest.fixture
+def watching(tmp_path: Path) -> Iterator[Guard]:
+    made = Guard(tmp_path, enforce=False)
+    yield made
+    made.store.close()
+
+
+async def test_a_watched_call_runs_once_and_is_recorded_as_it_would_have_been_decided(watching: Guard) -> None:
+    caller = await watching.call("wipe")
+    assert caller.forwards == 1
+    assert not caller.answers
+    assert not watching.store.challenges.find(states=frozenset(State))
+    [(_, decided)] = [record for record in watching.ledger.records if record[0] == "decision.made"]
+    assert (decided["decision"], decided["watched"], decided["requirement"]) == ("challenge", True, "consent")
+    assert [reason["code"] for reason in decided["reasons"]] == ["tag_sensitive", "required"]  # type: ignore[index, union-attr]
+    [(_, ended)] = [record for record in watching.ledger.records if record[0] == "call.concluded"]
+    assert (ended["outcome"], ended["watched"]) == ("ok", True)
+
+
+async def test_whom_the_owner_lets_call_nothing_is_let_through_and_recorded_where_calls_are_only_watched(
+    watching: Guard,
+) -> None:
+    assert (await watching.call("closed")).forwards == 1
+    [(_, decided)] = [record for record in watching.ledger.records if record[0] == "decision.made"]
+    assert (decided["decision"], decided["watched"]) == ("deny", True)
+
+
+async def test_a_call_that_is_permitted_anyway_says_that_it_was_watched(watching: Guard) -> None:
+    assert (await watching.call("note")).forwards == 1
+    assert all(fields["watched"] is True for event, fields in watching.ledger.records if event != "agent.added")
+
+
+async def test_what_is_not_understood_is_refused_where_calls_are_only_watched(watching: Guard) -> None:
+    caller = Caller()
+    raw = b'{"jsonrpc": "2.0", "id": 1, "method": "tools/unheard_of", "params": {}}'
+    with pytest.raises(WireError):
+        decode(raw)
+    watching.pipeline.stop()
+    await watching.call("wipe", caller)
+    assert caller.forwards == 0
+
+
+async def test_a_ledger_that_cannot_be_written_stops_watched_calls_too(
+    watching: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise LedgerUnavailableError
+
+    monkeypatch.setattr(watching.ledger, "append", full)
+    assert (await watching.call("wipe")).forwards == 0
+
+
+async def test_nothing_says_watched_where_calls_are_held(guard: Guard) -> None:
+    await guard.call("wipe")
+    assert not any("watched" in fields for _, fields in guard.ledger.records)
+
+
+@pytest.mark.parametrize(
+    ("top", "server", "watched"),
+    [(True, None, False), (False, None, True), (True, False, True), (False, True, False)],
+)
+def test_a_server_may_say_otherwise_than_the_top_level(top: bool, server: bool | None, watched: bool) -> None:
+    table: dict[str, Json] = {"url": "http://localhost/mcp"} | ({} if server is None else {"enforce": server})
+    config = Config.model_validate({"enforce": top, "servers": {"desk": table}})
+    assert (config.watched == {"desk"}) is watched

@@ -6,7 +6,6 @@ import json
 import os
 import stat
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -16,30 +15,11 @@ import click
 
 from guard.cli import options
 from guard.cli.checks import Check
+from guard.clients.settings import TEMPLATE
 from guard.errors import ConfigError, GuardError, PolicyError
 
 if TYPE_CHECKING:
     from guard.app import Desk
-
-_TEMPLATE = """\
-# The guard's configuration. Every setting: docs/reference/settings.md. Paths are relative to this file.
-state = "state"                       # directory: database, ledger, keys; created 0700
-policies = "tool_policies"            # one YAML file per tool server
-
-[proxy]
-listen = "127.0.0.1:7000"             # agents connect to http://127.0.0.1:7000/mcp/<server>
-
-[console]
-listen = "127.0.0.1:7001"
-public_url = "http://localhost:7001"  # challenges link here
-
-# One table per tool server: a URL or a command (`guard run NAME` serves the latter on stdio too).
-# [servers.payments]
-# url = "https://payments.example/mcp"
-#
-# [servers.git]
-# command = ["mcp-server-git", "--repository", "."]
-"""
 
 _POLICY = """\
 # Editors complete and check this file with the JSON Schema that `guard policy schema` prints.
@@ -64,7 +44,7 @@ def init(folder: Path) -> None:
         raise GuardError(message)
     try:
         policy.parent.mkdir(parents=True, exist_ok=True)
-        config.write_text(_TEMPLATE, encoding="utf-8")
+        config.write_text(TEMPLATE, encoding="utf-8")
         click.echo(config)
         if not any(policy.parent.iterdir()):
             policy.write_text(_POLICY, encoding="utf-8")
@@ -94,7 +74,9 @@ def doctor(file: Path, as_json: bool) -> None:
 def _examine(file: Path) -> Iterator[Check]:
     """Every check, from the configuration outwards."""
     from guard.app import desk  # noqa: PLC0415 - `guard init` needs none of it
+    from guard.cli.agent_checks import agent_checks  # noqa: PLC0415 - as above
     from guard.cli.consent_checks import consent_checks  # noqa: PLC0415 - as above
+    from guard.cli.machine_checks import machine_checks  # noqa: PLC0415 - as above
 
     try:
         with desk(file) as services:
@@ -104,6 +86,8 @@ def _examine(file: Path) -> Iterator[Check]:
             yield from _people(services)
             yield from _layout(services)
             yield from consent_checks(services)
+            yield from machine_checks(services)
+            yield from agent_checks(services)
     except ConfigError as error:
         yield Check("problem", error.public, "correct the file; the reference is docs/reference/settings.md")
     except GuardError as error:
@@ -136,14 +120,6 @@ def _state(services: Desk) -> Iterator[Check]:
         yield Check("problem", f"{path} is open to other users", f"chmod go-rwx {path}")
     if not loose:
         yield Check("ok", f"{state} is closed to other users")
-    if _mode(services.config.policies) & 0o022:
-        yield Check(
-            "problem", f"{services.config.policies} can be written by others", f"chmod go-w {services.config.policies}"
-        )
-    if time.time() < services.config.file.stat().st_mtime - 60:
-        yield Check(
-            "problem", "the clock is behind the configuration file", "set the clock; codes and expiries depend on it"
-        )
 
 
 def _mode(path: Path) -> int:
