@@ -141,7 +141,7 @@ def test_a_very_regular_agent_may_do_the_same_on_another_server() -> None:
 
 def test_no_call_that_only_reads_can_be_more_than_calm() -> None:
     most = sum(weight * cap for weight, cap in shipped().units.values())
-    assert READS * most < UNUSUAL_FLOOR < ALARMING_FLOOR
+    assert shipped().can[READS] * most < UNUSUAL_FLOOR < ALARMING_FLOOR
 
 
 def test_a_doubt_about_intent_asks_for_somebody_else_than_the_agent() -> None:
@@ -246,7 +246,7 @@ def test_no_clock_makes_a_profile_forget_or_break(now: float) -> None:
 
 def test_a_measure_that_is_no_number_counts_as_much_as_its_cap() -> None:
     desk = Desk().works(5)
-    broken = Weights("broken", {name: (weight, 1.0) for name, (weight, _) in shipped().units.items()})
+    broken = Weights("broken", {name: (weight, 1.0) for name, (weight, _) in shipped().units.items()}, shipped().can)
     seen = desk.behaviour.observe("payments", "send_report", {"to": "x@y.example"}, TAGS)
     profile = desk.profiles[KEY]
     profile.calls = math.nan
