@@ -24,6 +24,8 @@ PEERS: Final = 0.5
 """What a value counts that only its peers use there, for an agent with a long history of its own."""
 GROWN: Final = 60.0
 """Calls of history with which that counts half as much: what is normal for a newcomer is what its peers do."""
+LOOKED: Final = 16
+"""New values of one call that are looked for in results; what comes after them counts as found, if there were any."""
 SHORTEST: Final = 4
 """Characters of a value whose origin is looked for; shorter ones stand in every text."""
 
@@ -35,6 +37,7 @@ class News:
         "apart",
         "destination",
         "destination_at",
+        "looked",
         "new",
         "origins",
         "slot",
@@ -44,7 +47,7 @@ class News:
     )
 
     def __init__(self) -> None:
-        self.values, self.new = 0, 0.0
+        self.values, self.looked, self.new = 0, 0, 0.0
         self.surprise = self.destination = 0.0
         self.surprise_at = self.destination_at = ""
         self.slot: Slot | None = None
@@ -90,7 +93,9 @@ class Scene(NamedTuple):
         novelty *= close
         if novelty > found.destination and destination(value.path):
             found.destination, found.destination_at = novelty, value.path
-        if (origin := self.activity.origin(value.text)) and novelty > found.origins.get(origin, (0.0, ""))[0]:
+        found.looked += 1
+        origin = self.activity.origin(value.text) if found.looked <= LOOKED or not self.activity.reads else "prose"
+        if origin and novelty > found.origins.get(origin, (0.0, ""))[0]:
             found.origins[origin] = novelty, value.path
 
     def _novelty(self, value: Value) -> float:

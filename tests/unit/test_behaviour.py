@@ -313,6 +313,16 @@ def test_no_number_of_decoys_hides_a_value() -> None:
     assert activity.origin("thief@evil.example") == "prose"
 
 
+def test_sixteen_new_values_hide_no_seventeenth() -> None:
+    desk = Desk().works()
+    desk.does("read_mail", shows=MAIL, folder="inbox")
+    junk: dict[str, Json] = {f"a{number:02d}": f"junk{number:04d}" for number in range(40)}
+    found = desk.looks("send_report", **junk, to="thief@evil.example")
+    assert {"from_prose", "destination_from_result"} <= {one.signal for one in found}
+    quiet = Desk().works()
+    assert "from_prose" not in {one.signal for one in quiet.looks("send_report", **junk, to="thief@evil.example")}
+
+
 def test_what_all_conversations_keep_of_results_is_bounded_and_what_is_let_go_counts_as_seen() -> None:
     desk = Desk()
     for number in range(HELD // 100_000 + 50):
