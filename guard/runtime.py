@@ -109,11 +109,7 @@ class Engine:
             catalogue=self.catalogue,
             memory=self._memory,
             volumes=self._volumes,
-            assessor=Assessor(
-                [NetworkSignal(profiles), HourSignal(profiles), ClientSignal(profiles)],
-                Behaviour(profiles, desk.keyring.digest_key, budget=config.drift.budget, read=shown),
-                VolumeSignal(profiles),
-            ),
+            assessor=self._assessor(profiles),
             ceremony=self.ceremony,
             pausing=Pausing(
                 config=config,
@@ -134,6 +130,14 @@ class Engine:
         )
         self.ready, self.changes = False, Changes()
         self._local: Listening | None = None
+
+    def _assessor(self, profiles: Profiles) -> Assessor:
+        """Every signal of drift."""
+        return Assessor(
+            [NetworkSignal(profiles), HourSignal(profiles), ClientSignal(profiles)],
+            Behaviour(profiles, self._desk.keyring.digest_key, budget=self._desk.config.drift.budget, read=shown),
+            VolumeSignal(profiles),
+        )
 
     def stop(self) -> None:
         """Take no more calls and no more proofs, and let go of what is held; the front around it ends next."""

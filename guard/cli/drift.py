@@ -14,8 +14,10 @@ from guard.cli import options
 from guard.config import load
 from guard.drift.calibrate import thresholds
 from guard.drift.profile import Profile
+from guard.drift.snapshot import dump
 from guard.drift.snapshot import load as read
 from guard.errors import ConfigError, NotFoundError
+from guard.lab.rebuilt import EVENTS, rebuilt
 from guard.lab.traces import Replay, sessions
 from guard.model import Json
 
@@ -105,6 +107,31 @@ def score(history: Path, test: Path, out: Path, file: Path) -> None:
         raise ConfigError(message) from error
 
 
+@drift.command()
+@click.argument("agent")
+@options.as_json
+@options.config
+def rebuild(agent: str, as_json: bool, file: Path) -> None:
+    """Learn the profile of AGENT's keys anew from the ledger, where the store has none.
+
+    Brings back networks, hours, client software, volume, and tools in their order, from calls that ran unchallenged.
+    The ledger has no argument in clear, so their values are learnt anew by later calls.
+    """
+    with desk(file) as services:
+        credentials = services.store.agents.credentials(agent)
+        if not credentials:
+            message = f"there is no agent {agent} with a key"
+            raise NotFoundError(message)
+        lost = [one.thumbprint for one in credentials if services.store.baselines.get(one.thumbprint) is None]
+        found = rebuilt(Reader(services.config.state).read(holding=EVENTS), lost) if lost else {}
+        for key, (profile, _) in found.items():
+            services.store.baselines.put(key, dump(profile))
+    rows: list[dict[str, Json]] = [{"key": key, "calls": number} for key, (_, number) in found.items()]
+    options.show(rows, columns=["key", "calls"], as_json=as_json)
+    if not rows:
+        options.note(f"every key of {agent} has a profile")
+
+
 def _profiles(services: Desk, agent: str) -> Iterator[tuple[str, Profile]]:
     """The profile of each key of an agent that was used.
 
@@ -129,6 +156,8 @@ def _summary(thumbprint: str, profile: Profile, budget: float) -> dict[str, Json
         "calls": round(profile.calls, 1),
         "tools": [f"{name} {seen.count:.0f}" for name, seen in tools],
         "networks": list(profile.networks),
+        "clients": list(profile.clients),
+        "today": f"{profile.today.calls:.0f} calls, {profile.today.bytes:.0f} bytes of results",
         "values": f"{len(profile.everywhere) - waiting} known, {waiting} in quarantine",
         "budget": f"{budget:.1%} stated, {limits.achieved:.1%} achieved" if limits else f"{budget:.1%} stated",
         "threshold": f"{limits.unusual:.2f} unusual, {limits.alarming:.2f} alarming" if limits else "none yet",

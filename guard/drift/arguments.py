@@ -18,6 +18,6 @@ def measure(news: News, found: list[Measure]) -> None:
     if news.destination:
         found.append(("destination_new", news.destination, "{}: a destination never used", (news.destination_at,)))
     if news.new:
-        found.append(("fresh", news.new / news.values, "{} of {} values are new", (news.new, news.values)))
+        found.append(("fresh", news.new / news.values, "{:.0f} of {} values are new", (news.new, news.values)))
     if news.apart:
         found.append(("apart", 1.0, "none of its values stood in an earlier call of this conversation", ()))

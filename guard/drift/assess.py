@@ -61,7 +61,9 @@ class Assessor:
         if proven or self._taught.get(key) != who:
             for signal in self._signals:
                 changed |= signal.learn(call, proven)
-            if not changed and not proven:
+            if changed:
+                self._calm.pop(key, None)  # it may have been calm only because nothing was known
+            elif not proven:
                 _keep(self._taught, key, who)
         if self._volume is not None and call.kind != "protocol":
             changed |= self._volume.learn(call, proven, size)

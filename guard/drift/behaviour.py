@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from guard.drift.activity import Activity
 from guard.drift.calibrate import Thresholds, thresholds
-from guard.drift.effect import CHANGES, HURTS, READS, effect
+from guard.drift.effect import CHANGES, DESTROYS, HURTS, READS, effect
 from guard.drift.observation import Measure, Observation
 from guard.drift.profile import AGAIN, Lesson, Profile
 from guard.drift.profiles import Profiles, peers_of
@@ -33,9 +33,16 @@ _LATELY: Final = 64
 _STEADY: Final = frozenset({"tool_rare", "sequence", "after_read"})
 """What depends on the profiles and the call before alone: such a call scores the same until one of them changes."""
 _SMALL: Final = 2048  # characters of arguments whose values are kept for the next call that has the same
+NEWCOMERS: Final = 3
+"""Of how many calls of a server's agents one is scored as if its agent were new."""
+FIRST: Final = 20
+"""Calls on a server in which everything is new, so that none is."""
+FEW: Final = 60
+"""Such scores below which every call is."""
+NOBODY: Final = Profile()
 DAY: Final = 86400.0
 
-_WEIGHTS: Final = {
+_LEVELS: Final = {
     Sensitivity.PUBLIC: READS,
     Sensitivity.INTERNAL: READS,
     Sensitivity.SENSITIVE: CHANGES,
@@ -45,7 +52,7 @@ _EFFECTS: Final = {
     "read": READS,
     "egress": HURTS,
     "notify": HURTS,
-    "destroy": HURTS,
+    "destroy": DESTROYS,
     "execute": HURTS,
     "move_money": HURTS,
     "export_secret": HURTS,
@@ -71,6 +78,8 @@ class Assessment(NamedTuple):
     parts: list[Measure]
     limits: Thresholds | None
     band: Band
+    newcomer: float | None = None
+    """What an agent without history would score: asked now and then, to set the threshold of such agents."""
 
     @property
     def factors(self) -> tuple[Factor, ...]:
@@ -103,8 +112,8 @@ class Behaviour:
 
     # -------------------------------------------------------------- before the call
 
-    def judge(self, own: str, server: str, seen: Observation, activity: Activity) -> Assessment:
-        """Score one call of the profile `own` on `server`.
+    def judge(self, own: str, server: str, seen: Observation, activity: Activity, *, lesson: bool = True) -> Assessment:
+        """Score one call of the profile `own` on `server`; `lesson` when it may be taught afterwards.
 
         Raises:
             KeyError: a profile was not loaded.
@@ -115,9 +124,11 @@ class Behaviour:
         if known is not None and known[0] == state:
             return known[1]
         total, parts = score(Scene(seen, mine, peers, activity), self._weights)
-        limits = self._threshold(mine) or self._threshold(peers)
-        found = Assessment(seen, activity.before, total, parts, limits, _band(seen, total, parts, limits))
-        if found.band is Band.CALM and all(part[0] in _STEADY for part in parts):
+        limits, newcomer = self._threshold(mine) or self._threshold(peers), None
+        if lesson and peers.calls >= FIRST and (len(peers.scores) < FEW or int(peers.calls) % NEWCOMERS == 0):
+            newcomer = score(Scene(seen, NOBODY, peers, activity), self._weights)[0]
+        found = Assessment(seen, activity.before, total, parts, limits, _band(seen, total, parts, limits), newcomer)
+        if found.band is Band.CALM and _STEADY.issuperset([part[0] for part in parts]):
             if len(activity.again) >= _LATELY:
                 activity.again.clear()
             activity.again[id(seen)] = state, found
@@ -149,7 +160,7 @@ class Behaviour:
     ) -> Observation:
         """The call as signals see it; an owner's tags say what it can do, else its name does."""
         found = values(arguments, self._hasher)
-        return Observation(f"{server}/{tool}", found, weigh(tool, tags), touched(found))
+        return Observation(f"{server}/{tool}", found, level(tool, tags), touched(found))
 
     def _observed(self, call: Call, tags: Classification) -> Observation:
         """The same, where the values of a call that came lately are not taken apart again."""
@@ -201,11 +212,12 @@ class Behaviour:
             score=None if vouched else found.score,
         )
 
-        for key in (own, peers_of(server)):
+        others = lesson._replace(score=None if vouched else found.newcomer)
+        for key, told in ((own, lesson), (peers_of(server), others)):
             learnt, known = self._profiles.both(key)
             if vouched or not known.full(day):
-                learnt.learn(lesson, known)
-                known.learn(lesson, known)
+                learnt.learn(told, known)
+                known.learn(told, known)
 
     # -------------------------------------------------------------- inside
 
@@ -240,21 +252,21 @@ class Behaviour:
         return profile.limits
 
 
-def weigh(tool: str, tags: Classification | None) -> float:
+def level(tool: str, tags: Classification | None) -> int:
     """What a call can do: by its owner's tags, or by the tool's name where nobody tagged it."""
     if tags is None or not tags.tagged:
         return effect(tool)
-    weight = _WEIGHTS[tags.sensitivity]
+    found = _LEVELS[tags.sensitivity]
     for one in tags.effects:
-        weight = max(weight, _EFFECTS.get(one, CHANGES))
-    return weight
+        found = max(found, _EFFECTS.get(one, CHANGES))
+    return found
 
 
 def _band(seen: Observation, total: float, parts: list[Measure], limits: Thresholds | None) -> Band:
     """Calm, unusual or alarming; with nothing to calibrate by, only what a result drives and what hurts is unusual."""
     if limits is None:
         driven = any(name == "destination_from_result" for name, *_ in parts)
-        return Band.UNUSUAL if driven and seen.weight >= HURTS else Band.CALM
+        return Band.UNUSUAL if driven and seen.can >= HURTS else Band.CALM
     if total > limits.alarming:
         return Band.ALARMING
     return Band.UNUSUAL if total > limits.unusual else Band.CALM

@@ -25,12 +25,16 @@ ALARMING_FLOOR: Final = 2.0
 
 
 class Thresholds(NamedTuple):
-    """Above `unusual` and above `alarming`; `points` scores stand behind them, `achieved` of which are above."""
+    """Above `unusual` and above `alarming`; `points` scores stand behind them, of which the share `achieved` is above.
+
+    `budget` is the share that was wanted.
+    """
 
     unusual: float
     alarming: float
     points: int
     achieved: float
+    budget: float
 
 
 def quantile(ordered: Sequence[float], budget: float) -> float | None:
@@ -48,4 +52,4 @@ def thresholds(scores: Sequence[float], budget: float) -> Thresholds | None:
     unusual, alarming = max(found, UNUSUAL_FLOOR), quantile(ordered, budget / ALARMING)
     above = sum(one > unusual for one in ordered)
     most = unusual * BEYOND if alarming is None else max(unusual, alarming)
-    return Thresholds(unusual, max(most, ALARMING_FLOOR), len(ordered), above / len(ordered))
+    return Thresholds(unusual, max(most, ALARMING_FLOOR), len(ordered), above / len(ordered), budget)

@@ -10,9 +10,11 @@ import re
 from functools import lru_cache
 from typing import Final
 
-READS: Final = 0.1
-CHANGES: Final = 0.5
-HURTS: Final = 1.0
+READS: Final = 0
+CHANGES: Final = 1
+HURTS: Final = 2
+DESTROYS: Final = 3
+"""Levels of what a call can do; how much each weighs is fitted and stands in `weights.json`."""
 
 _WORD: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _READ: Final = frozenset(
@@ -43,15 +45,11 @@ _READ: Final = frozenset(
         "validate",
     ]
 )
+_DESTROY: Final = frozenset(["delete", "drop", "destroy", "purge", "erase", "wipe"])
 _HURT: Final = frozenset(
     [
-        "delete",
+        *_DESTROY,
         "remove",
-        "drop",
-        "destroy",
-        "purge",
-        "erase",
-        "wipe",
         "transfer",
         "send",
         "pay",
@@ -119,8 +117,8 @@ _MOVES: Final = frozenset(["browse", "open", "visit", "click", "download", "webp
 
 
 @lru_cache(maxsize=4096)
-def effect(tool: str) -> float:
-    """READS, CHANGES or HURTS."""
+def effect(tool: str) -> int:
+    """READS, CHANGES, HURTS or DESTROYS."""
     words = [word.lower() for word in _WORD.findall(tool)]
     if not words:
         return HURTS
@@ -129,6 +127,8 @@ def effect(tool: str) -> float:
         return CHANGES if _MOVES.intersection(words) else READS
     if words[0] in _READ or words[-1] in _READ:
         return READS
+    if _DESTROY.intersection(words):
+        return DESTROYS
     return HURTS if _HURT.intersection(words) else CHANGES
 
 

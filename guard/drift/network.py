@@ -18,6 +18,9 @@ from guard.reasons import Code, Reason
 SIGNAL: Final = "network"
 _IPV4_PREFIX: Final = 24
 _IPV6_PREFIX: Final = 64
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+"""Where IPv4 addresses stand in IPv6 (RFC 6052)."""
+_LAST_32: Final = 0xFFFFFFFF
 _SHOWN: Final = 3
 
 
@@ -25,7 +28,7 @@ _SHOWN: Final = 3
 def network_of(address: str) -> str:
     """The network an address belongs to: its IPv4 /24 or IPv6 /64; empty for no address (stdio).
 
-    An IPv4 address mapped into IPv6 is that IPv4 address. What is no address stands for itself, so that
+    An IPv4 address mapped or translated into IPv6 is that IPv4 address. What is no address stands for itself, so that
     it can only ever match itself.
     """
     if not address:
@@ -34,8 +37,11 @@ def network_of(address: str) -> str:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return f"unknown {address[:64]!a}"
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
-        parsed = parsed.ipv4_mapped
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed in _NAT64:
+            parsed = ipaddress.IPv4Address(int(parsed) & _LAST_32)
+        elif parsed.ipv4_mapped:
+            parsed = parsed.ipv4_mapped
     prefix = _IPV4_PREFIX if parsed.version == 4 else _IPV6_PREFIX  # noqa: PLR2004 - IP version four
     return str(ipaddress.ip_network((parsed, prefix), strict=False))
 

@@ -8,11 +8,11 @@ from guard.drift.values import Value
 
 
 class Observation(NamedTuple):
-    """One call before it runs. `weight` is what it can do, from 0 (reads what is public) to 1 (hurts)."""
+    """One call before it runs. `can` is what it can do: a level of `guard.drift.effect`."""
 
     tool: str
     values: tuple[Value, ...]
-    weight: float
+    can: int
     touched: tuple[int, ...]
     """The hashes of the values and of what they belong to."""
 

@@ -30,6 +30,10 @@ SCORES: Final = 400
 """Scores of the last calls that are kept to calibrate by."""
 DAILY: Final = 500.0
 """Calls that may teach counts on one day; what comes after them teaches nothing, so nobody floods a profile."""
+BEYOND_BUDGET: Final = 1.5
+"""Times its budget that scores above the threshold may count for the next one."""
+SPARE: Final = 2.0
+"""Scores above the threshold that may count in a row."""
 AGAIN: Final = 20
 """Scores learnt between two looks at the thresholds."""
 DAY: Final = 86400.0
@@ -156,6 +160,7 @@ class Profile:
         "past",
         "scores",
         "slots",
+        "spare",
         "today",
         "tools",
         "unread",
@@ -177,7 +182,7 @@ class Profile:
         self.day, self.mass, self.born = 0, 0.0, NEVER
         self.scores: list[float] = []
         self.limits: Thresholds | None = None
-        self.version = 0
+        self.version, self.spare = 0, SPARE
         self.unread = AGAIN
         self.calls = 0.0
         self.tools: dict[str, Seen] = {}
@@ -191,6 +196,7 @@ class Profile:
         empty = Profile()
         empty.partial = True
         empty.born, empty.at, empty.day, empty.mass = self.born, self.at, self.day, self.mass
+        empty.spare, empty.limits, empty.unread = self.spare, self.limits, 0
         return empty
 
     # -------------------------------------------------------------- the fold
@@ -214,7 +220,7 @@ class Profile:
         self.mass += 1.0
         if self.mass > DAILY and not lesson.vouched:
             return
-        if lesson.score is not None:
+        if lesson.score is not None and self._counts(lesson.score):
             self.scores.append(lesson.score)
             self.unread += 1
             del self.scores[:-SCORES]
@@ -226,6 +232,21 @@ class Profile:
         for value in lesson.values:
             self._value(tool + value.path, value, day, known, vouched=lesson.vouched)
         self._bound()
+
+    def _counts(self, score: float) -> bool:
+        """Whether a score counts for the threshold: of those above it only little more than the budget.
+
+        So a burst of unusual calls moves the threshold slowly, and what became usual moves it in the end.
+        """
+        if self.limits is None:
+            return True
+        self.spare = min(SPARE, self.spare + BEYOND_BUDGET * self.limits.budget)
+        if score <= self.limits.unusual:
+            return True
+        if self.spare < 1.0:
+            return False
+        self.spare -= 1.0
+        return True
 
     def _value(self, key: str, value: Value, day: int, known: Profile, *, vouched: bool) -> None:
         slot = self.slots.setdefault(key, Slot())
@@ -347,7 +368,7 @@ class Profile:
         self.calls += other.calls
         self.born = min(self.born, other.born)
         self.scores = [*self.scores, *other.scores][-SCORES:]
-        self.unread = AGAIN
+        self.unread, self.spare = AGAIN, min(self.spare, other.spare)
         self.day, self.mass = max((self.day, self.mass), (other.day, other.mass))
         for name, seen in other.tools.items():
             self.tools.setdefault(name, Seen()).join(seen, self.born)

@@ -21,7 +21,11 @@ ELSEWHERE: Final = 0.5
 RELATED: Final = 0.6
 """What a value counts whose host, domain or folder the agent uses."""
 PEERS: Final = 0.5
-"""What a value counts that its peers use there."""
+"""What a value counts that only its peers use there, for an agent with a long history of its own."""
+GROWN: Final = 60.0
+"""Calls of history with which that counts half as much: what is normal for a newcomer is what its peers do."""
+LOOKED: Final = 16
+"""New values of one call that are looked for in results; what comes after them counts as found, if there were any."""
 SHORTEST: Final = 4
 """Characters of a value whose origin is looked for; shorter ones stand in every text."""
 
@@ -33,6 +37,7 @@ class News:
         "apart",
         "destination",
         "destination_at",
+        "looked",
         "new",
         "origins",
         "slot",
@@ -42,7 +47,7 @@ class News:
     )
 
     def __init__(self) -> None:
-        self.values = self.new = 0
+        self.values, self.looked, self.new = 0, 0, 0.0
         self.surprise = self.destination = 0.0
         self.surprise_at = self.destination_at = ""
         self.slot: Slot | None = None
@@ -76,10 +81,10 @@ class Scene(NamedTuple):
         if slot is not None and (seen := slot.values.get(value.digest)) is not None and seen.trusted:
             return
         theirs = shared.values.get(value.digest) if shared is not None else None
-        if len(value.text) >= SHORTEST - 1:
-            found.new += 1
         novelty = self._novelty(value)
-        close = PEERS if theirs is not None and theirs.trusted else 1.0
+        close = foreign(self.own) if theirs is not None and theirs.trusted else 1.0
+        if len(value.text) >= SHORTEST - 1:
+            found.new += close
         surprise = -math.log(max(_rate(slot, shared), LEAST)) * novelty * close
         if surprise > found.surprise:
             found.surprise, found.surprise_at, found.slot = surprise, value.path, slot
@@ -88,7 +93,9 @@ class Scene(NamedTuple):
         novelty *= close
         if novelty > found.destination and destination(value.path):
             found.destination, found.destination_at = novelty, value.path
-        if (origin := self.activity.origin(value.text)) and novelty > found.origins.get(origin, (0.0, ""))[0]:
+        found.looked += 1
+        origin = self.activity.origin(value.text) if found.looked <= LOOKED or not self.activity.reads else "prose"
+        if origin and novelty > found.origins.get(origin, (0.0, ""))[0]:
             found.origins[origin] = novelty, value.path
 
     def _novelty(self, value: Value) -> float:
@@ -99,6 +106,11 @@ class Scene(NamedTuple):
         if value.parent and (above := known.get(value.parent)) is not None and above.trusted:
             return RELATED
         return 1.0
+
+
+def foreign(own: Profile) -> float:
+    """What something counts that is new for the agent but not for its peers, against 1 for what is new for all."""
+    return PEERS * own.calls / (own.calls + GROWN)
 
 
 def _rate(slot: Slot | None, shared: Slot | None) -> float:

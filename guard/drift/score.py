@@ -16,7 +16,8 @@ from guard.drift import arguments, provenance, sequence, tools
 from guard.drift.observation import Measure
 from guard.drift.scene import Scene
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+LEVELS: Final = ("reads", "changes", "hurts", "destroys")
 
 
 class Factor(NamedTuple):
@@ -34,10 +35,14 @@ class Factor(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """By measure: what one unit of it adds, and how many units count at most; `version` names the fit."""
+    """By measure: what one unit of it adds, and how many units count at most; `version` names the fit.
+
+    `can` is what a call of each level of `guard.drift.effect` weighs.
+    """
 
     version: str
     units: dict[str, tuple[float, float]]
+    can: tuple[float, ...]
 
 
 @cache
@@ -47,7 +52,8 @@ def shipped() -> Weights:
     if data["format"] != FORMAT:
         message = f"weights.json is not of format {FORMAT}"
         raise ValueError(message)
-    return Weights(data["version"], {name: (weight, data["cap"][name]) for name, weight in data["weight"].items()})
+    units = {name: (weight, data["cap"][name]) for name, weight in data["weight"].items()}
+    return Weights(data["version"], units, tuple(data["can"][level] for level in LEVELS))
 
 
 def measures(scene: Scene) -> list[Measure]:
@@ -63,7 +69,7 @@ def measures(scene: Scene) -> list[Measure]:
 def score(scene: Scene, weights: Weights) -> tuple[float, list[Measure]]:
     """The score and what each measure adds to it in nats, in no order; what adds nothing is left out."""
     total, parts = 0.0, []
-    can, units = scene.seen.weight, weights.units
+    can, units = weights.can[scene.seen.can], weights.units
     for name, value, form, known in measures(scene):
         weight, most = units[name]
         nats = weight * (value if value < most else most) * can  # noqa: FURB136 - what is no number is not below

@@ -45,7 +45,7 @@ def dump(profile: Profile) -> str:
         "daily": {kind: [round(one, 4) for one in stats] for kind, stats in profile.daily.items()},
         "today": [today.day, today.calls, today.bytes, today.allowance["calls"], today.allowance["bytes"]],
         "at": profile.at,
-        "day": [profile.day, profile.mass],
+        "day": [profile.day, profile.mass, profile.spare],
         "born": profile.born,
         "calls": round(profile.calls, 2),
         "scores": [round(one, 2) for one in profile.scores],
@@ -113,7 +113,8 @@ def _fill(profile: Profile, data: Mapping[str, Any], packed: bytes) -> None:
     profile.today = Today(int(day), _number(calls), _number(size))
     profile.today.allowance = dict(zip(profile.today.allowance, map(_number, allowed), strict=True))
     profile.at, profile.calls, profile.born = _number(data["at"]), _number(data["calls"]), int(data["born"])
-    profile.day, profile.mass = int(data["day"][0]), _number(data["day"][1])
+    at, mass, spare = data["day"]
+    profile.day, profile.mass, profile.spare = int(at), _number(mass), _number(spare)
     profile.scores = [_number(one) for one in data["scores"]][-SCORES:]
     for name, count, first, last in data["tools"]:
         names.append(name)

@@ -6,14 +6,12 @@ import math
 from typing import Final
 
 from guard.drift.observation import Measure
-from guard.drift.scene import Scene
+from guard.drift.scene import Scene, foreign
 
 K: Final = 20.0
 """Calls of history that weigh as much as all the peers'."""
 FLOOR: Final = 0.002
 """The probability of a tool nobody uses."""
-PEERS: Final = 0.5
-"""What a tool counts that is new for the agent, but not for its peers."""
 ONCE: Final = 0.7
 """What a tool counts that the agent used, but not yet long enough to be trusted."""
 
@@ -34,7 +32,7 @@ def measure(scene: Scene, likely: float) -> tuple[Measure, ...]:
     rare = "tool_rare", -math.log(likely), "{}: {:.0f} of {:.0f} calls", (tool, times, own.calls)
     if mine is not None and mine.trusted:
         return (rare,)
-    new = PEERS if theirs is not None and theirs.trusted else 1.0
+    new = foreign(own) if theirs is not None and theirs.trusted else 1.0
     said = "{}: {:.0f} of {:.0f} calls, {:.0f} of {:.0f} on this server"
     known = tool, times, own.calls, theirs.count if theirs else 0.0, scene.peers.calls
     return ("tool_new", new * (ONCE if mine else 1.0), said, known), rare

@@ -42,12 +42,12 @@ class Replay:
         """Learn one session that was executed and unchallenged."""
         identity, server = calls[0]["identity"], calls[0]["server"]
         day = self._days[identity] = self._days.get(identity, -1) + 1
-        for one in self._judged(calls):
+        for one in self._judged(calls, lesson=True):
             self._behaviour.teach(identity, server, one.found, now=0.0, day=day)
 
     def score(self, calls: list[dict[str, Any]]) -> Iterator[dict[str, Json]]:
         """One line for each call of a session; `requirement` where the server's owner tagged its tools."""
-        for one in self._judged(calls):
+        for one in self._judged(calls, lesson=False):
             line: dict[str, Json] = {
                 "session": one.line["session"],
                 "seq": one.line["seq"],
@@ -67,7 +67,7 @@ class Replay:
         """Bytes of an identity's snapshot."""
         return len(self._profiles.dump(identity))
 
-    def _judged(self, calls: list[dict[str, Any]]) -> Iterator[_Judged]:
+    def _judged(self, calls: list[dict[str, Any]], *, lesson: bool) -> Iterator[_Judged]:
         """Judge the calls of a session one after the other; each result is seen only after its call was judged."""
         activity = Activity(plain)
         for line in calls:
@@ -81,10 +81,10 @@ class Replay:
                 if key not in self._profiles:
                     self._profiles.load(key, None)
             tags = self._tags(line) if server in self._policies.policies else None
-            start = time.perf_counter()
+            start = time.thread_time()
             seen = self._behaviour.observe(server, tool, arguments, tags)
-            found = self._behaviour.judge(identity, server, seen, activity)
-            took = time.perf_counter() - start
+            found = self._behaviour.judge(identity, server, seen, activity, lesson=lesson)
+            took = time.thread_time() - start
             yield _Judged(line, tags, found, took)
             activity.called(seen)
             activity.showed((line["result_text"] or "").encode("utf-8", "surrogatepass"))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from guard.app import desk
+from guard.drift.snapshot import load
 from guard.model import Demand, Proof, ProofClass, State
 from guard.requirement import satisfied
+from guard.store.schema import baselines
 from tests.world import World
 
 MAIL_SERVER = Path(__file__).parents[1] / "servers" / "mail_server.py"
@@ -80,6 +83,32 @@ def test_what_was_learnt_outlives_the_guard(tmp_path: Path) -> None:
         assert again.call("send", REPORT).ran
         assert again.call("inbox", {"folder": "new"}).ran
         assert not again.call("send", THEFT).ran
+
+
+def test_a_profile_that_was_lost_comes_back_from_the_ledger_without_a_thiefs_network(tmp_path: Path) -> None:
+    with World(tmp_path, tools=MAIL_SERVER) as world:
+        world.write_everywhere(POLICY)
+        (tmp_path / "mail.json").write_text(json.dumps(CALM))
+        guard = world.serve()
+        for _ in range(5):
+            assert guard.call("send", REPORT).ran
+            assert guard.call("inbox", {"folder": "new"}).ran
+        guard.terminate()
+        told = world.cli("drift", "rebuild", "robot")
+        assert "every key of robot has a profile" in told.stderr
+        with desk(world.file) as services:
+            [key] = [one.thumbprint for one in services.store.agents.credentials("robot")]
+            whole = load(services.store.baselines.get(key) or "")
+            with services.store._database.write() as connection:  # what a lost database does
+                connection.execute(baselines.delete())
+        assert f"{key}  10" in world.cli("drift", "rebuild", "robot").stdout
+        with desk(world.file) as services:
+            again = load(services.store.baselines.get(key) or "")
+        assert (again.networks, again.clients) == (whole.networks, whole.clients)
+        assert again.tools.keys() == whole.tools.keys()
+        assert again.pairs == whole.pairs
+        assert again.today.calls == whole.today.calls
+        assert (again.scores, again.slots) == ([], {})
 
 
 def test_a_call_that_cannot_be_scored_does_not_run(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_a_very_regular_agent_may_do_the_same_on_another_server() -> None:
 
 def test_no_call_that_only_reads_can_be_more_than_calm() -> None:
     most = sum(weight * cap for weight, cap in shipped().units.values())
-    assert READS * most < UNUSUAL_FLOOR < ALARMING_FLOOR
+    assert shipped().can[READS] * most < UNUSUAL_FLOOR < ALARMING_FLOOR
 
 
 def test_a_doubt_about_intent_asks_for_somebody_else_than_the_agent() -> None:
@@ -246,7 +246,7 @@ def test_no_clock_makes_a_profile_forget_or_break(now: float) -> None:
 
 def test_a_measure_that_is_no_number_counts_as_much_as_its_cap() -> None:
     desk = Desk().works(5)
-    broken = Weights("broken", {name: (weight, 1.0) for name, (weight, _) in shipped().units.items()})
+    broken = Weights("broken", {name: (weight, 1.0) for name, (weight, _) in shipped().units.items()}, shipped().can)
     seen = desk.behaviour.observe("payments", "send_report", {"to": "x@y.example"}, TAGS)
     profile = desk.profiles[KEY]
     profile.calls = math.nan
@@ -311,6 +311,16 @@ def test_no_number_of_decoys_hides_a_value() -> None:
     activity = Activity(plain)
     activity.showed(b"xthief@evil.example " * 100 + b"thief@evil.example")
     assert activity.origin("thief@evil.example") == "prose"
+
+
+def test_sixteen_new_values_hide_no_seventeenth() -> None:
+    desk = Desk().works()
+    desk.does("read_mail", shows=MAIL, folder="inbox")
+    junk: dict[str, Json] = {f"a{number:02d}": f"junk{number:04d}" for number in range(40)}
+    found = desk.looks("send_report", **junk, to="thief@evil.example")
+    assert {"from_prose", "destination_from_result"} <= {one.signal for one in found}
+    quiet = Desk().works()
+    assert "from_prose" not in {one.signal for one in quiet.looks("send_report", **junk, to="thief@evil.example")}
 
 
 def test_what_all_conversations_keep_of_results_is_bounded_and_what_is_let_go_counts_as_seen() -> None:

@@ -89,6 +89,15 @@ def test_a_network_that_was_calm_a_moment_ago_does_not_vouch_for_another_one() -
     assert assessor.assess(ABROAD, TAGS)
 
 
+def test_what_was_calm_only_because_nothing_was_known_is_looked_at_again_once_something_is() -> None:
+    assessor, _ = fresh()
+    assert assessor.assess(ABROAD, TAGS) == ()
+    assert assessor.assess(HOME, TAGS) == ()
+    assert assessor.assess(ABROAD, TAGS) == ()
+    assert assessor.learn(HOME, NOTHING)
+    assert assessor.assess(ABROAD, TAGS)
+
+
 def test_a_call_over_stdio_has_no_network() -> None:
     assessor, _ = fresh()
     assessor.learn(HOME, NOTHING)
