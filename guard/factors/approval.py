@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from guard.errors import ProofError, ProofInvalidError, ProofReplayedError, ProofWrongApproverError, ProofWrongCallError
 from guard.model import Challenge, Json, Proof, ProofClass
 from guard.ports import Agents, Approver, Approvers, CodeAuthenticator
-from guard.quorum import CODE_KINDS, INTENT, stale, welcome
+from guard.quorum import CODE_KINDS, INTENT, counts, stale, welcome
 from guard.reasons import Code
 from guard.stepup.binding import list_digest
 from guard.stepup.escalation import asked
@@ -118,11 +118,7 @@ class ApprovalFactor:
         solo = self._is_party(challenge, name)
         if solo and not self._solo:
             raise ProofWrongApproverError(f"{name} {solo} and may not approve its calls")
-        if not denies:
-            self._require_use(challenge, name, _text(evidence, "method", "totp"), now)
-        if not shows(challenge, shown):
-            raise ProofWrongCallError("what was shown is not this call; look at it again")
-        return Proof(
+        judged = Proof(
             proof_class=ProofClass.CONSENT,
             kind=_text(evidence, "method", "totp"),
             factor="",
@@ -133,6 +129,11 @@ class ApprovalFactor:
             solo=bool(solo),
             groups=person.groups & challenge.requirement.groups,
         )
+        if not denies:
+            self._require_use(challenge, judged, now)
+        if not shows(challenge, shown):
+            raise ProofWrongCallError("what was shown is not this call; look at it again")
+        return judged
 
     def _authenticator(self, method: str) -> Authenticator:
         authenticator = self._authenticators.get(method)
@@ -176,11 +177,16 @@ class ApprovalFactor:
         return "changed the policy last" if any(_same(name, one) for one in challenge.requirement.barred) else ""
 
     @staticmethod
-    def _require_use(challenge: Challenge, name: str, method: str, now: float) -> None:
+    def _require_use(challenge: Challenge, judged: Proof, now: float) -> None:
         """Refuse a vote that could not count, before a code is spent on it."""
-        requirement = challenge.requirement
+        requirement, name, method = challenge.requirement, judged.subject, judged.kind
         if not welcome(requirement, ProofClass.CONSENT, method, 0 if method in CODE_KINDS else None):
             raise ProofError(f"a proof by {method} is not taken here", reason=Code.NOT_TAKEN)
+        if not counts(requirement, judged):
+            groups = " or ".join(sorted({quorum.group for quorum in requirement.quorums if quorum.group}))
+            raise ProofError(
+                f"every place is for a member of group {groups}, and {name} is in none of them", reason=Code.NOT_TAKEN
+            )
         given = [one for one in challenge.proofs if one.proof_class is ProofClass.CONSENT and one.kind != INTENT]
         if any(_same(one.subject, name) and not stale(requirement, one, now) for one in given):
             raise ProofReplayedError(f"{name} has approved this already; one person is one voice")

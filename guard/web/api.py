@@ -40,7 +40,7 @@ from guard.web.bodies import challenge_id, json_body, word
 from guard.web.gate import refusal
 from guard.web.listing import cursor, describe, query, seconds, wanted, whole
 from guard.web.services import Services
-from guard.web.visits import by, groups, may_see, visitor
+from guard.web.visits import by, groups, may_see, named, visitor
 
 WAIT_SECONDS: Final = 30.0
 WAITERS: Final = 256
@@ -131,6 +131,7 @@ class Challenges:
             states=wanted(asking.get("state")),
             principal=asking.get("principal", ""),
             groups=groups(request),
+            named=named(request),
             text=asking.get("q", "").strip(),
             after=whole(asking.get("from", "0"), "from"),
             limit=whole(asking.get("limit", str(LISTED)), "limit", least=1, most=LISTED),
@@ -239,6 +240,7 @@ class Challenges:
             states=asked.states,
             principal=asked.principal,
             groups=asked.groups,
+            named=asked.named,
             living=self._clock.now(),
             text=asked.text,
             after=asked.after,
@@ -284,6 +286,7 @@ class Grants:
         asked = Range(
             states=frozenset({State.SATISFIED}),
             groups=groups(request),
+            named=named(request),
             living=self._services.clock.now(),
             after=whole(query(request, "from").get("from", "0"), "from"),
             limit=LISTED,

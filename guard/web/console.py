@@ -100,12 +100,13 @@ class Console:
         asked = Range(
             states=frozenset({State.PENDING}),
             groups=groups,
+            named=person.person.groups,
             living=now,
             after=_place(request),
             limit=PAGE,
         )
         found = await anyio.to_thread.run_sync(self._store.challenges.page, asked)
-        waiting, _ = await anyio.to_thread.run_sync(self._store.challenges.pulse, groups, now)
+        waiting, _ = await anyio.to_thread.run_sync(self._store.challenges.pulse, groups, now, asked.named)
         return {
             "challenges": [one for _, one in found],
             "next": found[-1][0] if len(found) == PAGE else 0,
@@ -122,6 +123,7 @@ class Console:
         asked = Range(
             states=wanted(state or None) or _ENDED | {State.SATISFIED},
             groups=person.sees,
+            named=person.person.groups,
             text=text,
             after=_place(request),
             newest_first=True,
