@@ -171,6 +171,22 @@ class Requirement:
         return "+".join(sorted(demands)) or "none"
 
 
+@dataclass(frozen=True, slots=True)
+class Further:
+    """How many more calls whoever approves one may consent to, and within how many seconds; false: none."""
+
+    uses: int = 0
+    seconds: float = 0.0
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return self.uses > 0 and self.seconds > 0
+
+    def __and__(self, other: Further) -> Further:
+        """What both allow."""
+        return Further(min(self.uses, other.uses), min(self.seconds, other.seconds))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
     """The authenticated agent. `credential` is the thumbprint of the credential that proved it."""
@@ -225,8 +241,8 @@ class Classification:
 
     `rule` names the deciding entry (`payments.yaml#tools.refund.rules[0]`) and `where` its place
     (`payments.yaml:12`). `sensitivity` and `effects` are final, after rules; `demands` and `quorums` are what
-    `require` adds, and `barred` the people who changed the policy last. `log` holds the argument fields the owner
-    opted into the ledger.
+    `require` adds, and `barred` the people who changed the policy last. `further` is what the owner lets an approver
+    consent to beyond the call. `log` holds the argument fields the owner opted into the ledger.
     """
 
     sensitivity: Sensitivity
@@ -235,6 +251,7 @@ class Classification:
     quorums: frozenset[Quorum] = frozenset()
     barred: frozenset[str] = frozenset()
     approvers: str = "approvers"
+    further: Further = Further()
     tagged: bool = True
     rule: str = ""
     where: str = ""
@@ -342,7 +359,7 @@ class Challenge:
 
     `decide` makes it PENDING; `version` counts its changes for the store's compare-and-swap. `arguments`
     is the canonical text for the approver's eyes: sealed at rest, dropped when the challenge ends.
-    `ended_by` and `ended_because` say who closed it and in which words.
+    `ended_by` and `ended_because` say who closed it and in which words. `further` is what its approver may also allow.
     """
 
     id: str
@@ -364,6 +381,7 @@ class Challenge:
     findings: tuple[Finding, ...]
     opened: float
     expires: float
+    further: Further = Further()
     state: State = State.PENDING
     version: int = 0
     proofs: tuple[Proof, ...] = ()

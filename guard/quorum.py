@@ -18,6 +18,12 @@ CODE_KINDS: Final = frozenset({"totp"})
 INTENT: Final = "intent"
 """The kind of consent that a signed intent gives."""
 
+GIVEN: Final = "given"
+"""The kind of consent that a person gave while approving an earlier call. It is that person's own voice."""
+
+AHEAD: Final = frozenset({INTENT, GIVEN})
+"""The kinds of consent that were there before the call."""
+
 KINDS: Final = {
     ProofClass.CONSENT: ("totp", "webauthn", INTENT),
     ProofClass.POSSESSION: ("signature",),
@@ -135,6 +141,11 @@ def counts(requirement: Requirement, proof: Proof) -> bool:
         places[quorum.group] = max(places.get(quorum.group, 0), quorum.people)
     wanted = 2 if Demand.TWO_PEOPLE in requirement.demands else 1
     return wanted > sum(places.values())
+
+
+def takes(requirement: Requirement, kind: str) -> bool:
+    """Whether consent of this kind, without attestation, is of use."""
+    return welcome(requirement, ProofClass.CONSENT, kind, 0)
 
 
 def welcome(requirement: Requirement, proof_class: ProofClass, kind: str, attestation: int | None) -> bool:

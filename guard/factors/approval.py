@@ -15,10 +15,11 @@ from typing import Final, Protocol
 from guard.errors import ProofError, ProofInvalidError, ProofReplayedError, ProofWrongApproverError, ProofWrongCallError
 from guard.model import Challenge, Json, Proof, ProofClass
 from guard.ports import Agents, Approver, Approvers, CodeAuthenticator
-from guard.quorum import CODE_KINDS, INTENT, counts, stale, welcome
+from guard.quorum import CODE_KINDS, GIVEN, INTENT, counts, stale, welcome
 from guard.reasons import Code
 from guard.stepup.binding import list_digest
 from guard.stepup.escalation import asked
+from guard.stepup.given import wanted
 from guard.stepup.view import shows
 from guard.stepup.visible import visible
 from guard.stepup.vote import Decision, Vote
@@ -79,8 +80,14 @@ class ApprovalFactor:
         decision: Decision = "deny" if _text(evidence, "decision", "approve") == "deny" else "approve"
         shown = _text(evidence, "view_digest")
         judged = self._judged(challenge, evidence, shown, now, denies=decision == "deny")
+        also = wanted(evidence)
         vote = Vote(
-            challenge=challenge, approver=judged.subject, decision=decision, view_digest=shown, evidence=evidence
+            challenge=challenge,
+            approver=judged.subject,
+            decision=decision,
+            view_digest=shown,
+            evidence=evidence,
+            also=also.label if also else "",
         )
         return replace(judged, factor=self._authenticator(judged.kind).vouch(vote, now))
 
@@ -93,6 +100,8 @@ class ApprovalFactor:
         Raises:
             ProofError: as `verify`, for any of them; no code was spent.
         """
+        if wanted(evidence):
+            raise ProofInvalidError("further calls are allowed while approving one call, not a list")
         views = evidence.get("view_digests")
         if not isinstance(views, list) or len(views) != len(challenges):
             raise ProofInvalidError(detail="evidence lacks a view digest for each challenge")
@@ -115,6 +124,9 @@ class ApprovalFactor:
         """The proof as it will be once the person's code is found right; everything else is checked here."""
         name = _text(evidence, "as")
         person = self._entitled(challenge, name, now)
+        also = wanted(evidence)
+        if also and (denies or person.groups.isdisjoint(challenge.requirement.groups)):
+            raise ProofInvalidError("only who approves, and is asked from the beginning, may allow further calls")
         solo = self._is_party(challenge, name)
         if solo and not self._solo:
             raise ProofWrongApproverError(f"{name} {solo} and may not approve its calls")
@@ -125,7 +137,7 @@ class ApprovalFactor:
             subject=person.name,
             at=now,
             view_digest=shown,
-            note=_plain(_text(evidence, "note", "")),
+            note=_plain(_text(evidence, "note", ""), also.label if also else ""),
             solo=bool(solo),
             groups=person.groups & challenge.requirement.groups,
         )
@@ -166,6 +178,8 @@ class ApprovalFactor:
             return False
         if not proof.groups <= person.groups:
             return False
+        if proof.kind == GIVEN:
+            return not self._is_party(challenge, proof.subject) or (self._solo and proof.solo)
         return authenticator is not None and authenticator.works(proof.factor)
 
     def _is_party(self, challenge: Challenge, name: str) -> str:
@@ -203,6 +217,7 @@ def _text(evidence: Mapping[str, Json], key: str, default: str | None = None) ->
     return value
 
 
-def _plain(note: str) -> str:
-    """The person's words, without anything that could steer a terminal or reorder text."""
-    return visible(note)[:NOTE_CHARACTERS]
+def _plain(note: str, also: str) -> str:
+    """The person's words and what they allow, without anything that could steer a terminal or reorder text."""
+    words = visible(note)[:NOTE_CHARACTERS]
+    return f"{words} ({visible(also)})" if also and words else words or visible(also)

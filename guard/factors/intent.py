@@ -222,6 +222,7 @@ class IntentFactor:
         found = self._intents.find(
             agent=challenge.principal.subject, server=challenge.server, tool=challenge.name, limit=LOOKED_AT
         )
+        found = [one for one in found if one.signature]
         live = [one for one in found if self._live(one)]
         last = [one for one in found[:1] if one not in live]
         return tuple({"intent": one.id} for one in (*live[:OFFERED], *last))

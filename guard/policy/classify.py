@@ -153,6 +153,7 @@ def _tagged(policy: Policy, entry: Entry, revision: str) -> Classification:
         quorums=entry.quorums,
         barred=policy.authors,
         approvers=entry.approvers,
+        further=entry.further,
         rule=entry.name,
         where=str(entry.place),
         revision=revision,
@@ -239,6 +240,7 @@ def _join(left: Classification, right: Classification) -> Classification:
         demands=strict.demands | mild.demands,
         quorums=strict.quorums | mild.quorums,
         barred=strict.barred | mild.barred,
+        further=strict.further & mild.further,
         log=strict.log & mild.log,
         reasons=(*strict.reasons, *mild.reasons),
     )

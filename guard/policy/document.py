@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from guard.model import Demand, Quorum, Sensitivity
+from guard.model import Demand, Further, Quorum, Sensitivity
 from guard.policy.conditions import Condition
 from guard.policy.patterns import Glob
 from guard.policy.tree import Place
@@ -57,6 +57,7 @@ class Entry:
     demands: frozenset[Demand] = frozenset()
     quorums: frozenset[Quorum] = frozenset()
     approvers: str = "approvers"
+    further: Further = Further()  # noqa: RUF009 - frozen
     log: frozenset[str] = frozenset()
     reason: str = ""
     review: bool = False

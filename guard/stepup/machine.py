@@ -289,3 +289,19 @@ def _end(
     if grant := challenge.grant:
         fields["grant_id"] = grant.id
     return ended, (Record(event, fields), Wake(challenge.id))
+
+
+def changed_terms(existing: Challenge, wanted: Challenge) -> str:
+    """What an open challenge no longer agrees with, in words; empty when it can be joined."""
+    pairs = {
+        "the credential": (existing.principal.credential, wanted.principal.credential),
+        "the policy": (existing.policy_revision, wanted.policy_revision),
+        "the tool's definition": (existing.definition, wanted.definition),
+        "the requirement": (_terms(existing), _terms(wanted)),
+    }
+    return " and ".join(name for name, (was, now) in pairs.items() if was != now)
+
+
+def _terms(challenge: Challenge) -> object:
+    requirement = challenge.requirement
+    return replace(requirement, demands=requirement.irreducible)

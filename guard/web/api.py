@@ -34,6 +34,8 @@ from guard.errors import (
 from guard.model import Challenge, Json, State
 from guard.people import Range
 from guard.reasons import Code
+from guard.stepup.given import FIELDS
+from guard.stepup.given import wanted as wish
 from guard.stepup.view import render
 from guard.stepup.vote import Vote
 from guard.web.bodies import challenge_id, json_body, word
@@ -175,7 +177,7 @@ class Challenges:
         challenge, person = await seen(self._services, request), visitor(request)
         if person is None:
             raise IdentityError(reason=Code.NO_CREDENTIAL)
-        body = await json_body(request, "decision", "view_digest")
+        body = await json_body(request, "decision", "view_digest", *FIELDS)
         if body.get("decision") not in {"approve", "deny"}:
             raise WireError("decision is approve or deny")
         vote = Vote(
@@ -184,6 +186,7 @@ class Challenges:
             decision="deny" if body["decision"] == "deny" else "approve",
             view_digest=word(body.get("view_digest")),
             evidence={},
+            also=also.label if (also := wish(body)) else "",
         )
         return JSONResponse(await anyio.to_thread.run_sync(self._services.passkeys.begin_vote, vote))
 

@@ -27,6 +27,7 @@ from guard.model import Challenge, Json, State
 from guard.people import Range
 from guard.reasons import Code
 from guard.requirement import missing
+from guard.stepup.given import FIELDS
 from guard.stepup.view import render
 from guard.web.api import seen, status_of
 from guard.web.bodies import challenge_id, form_body
@@ -219,7 +220,8 @@ class Console:
         }
         try:
             if decision == "approve":
-                await self._services.ceremony.prove(found.id, "approval", {**evidence, "note": note})
+                wish = {name: fields.get(name, "").strip() for name in FIELDS}
+                await self._services.ceremony.prove(found.id, "approval", {**evidence, **wish, "note": note})
             elif decision == "deny":
                 refused = {**evidence, "decision": "deny"}
                 await self._services.ceremony.deny(found.id, "approval", refused, note)
