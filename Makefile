@@ -47,6 +47,7 @@ clients: $(READY)    ## six real agent frameworks and SDKs in front of a guarded
 bench: $(READY)      ## latency, throughput and CPU as ratios to nginx and to a direct call, in the same run
 	@sh tools/system-packages.sh wrk nginx-light
 	@$(BIN)/python tools/bench.py
+	@$(BIN)/python tools/bench_consent.py
 
 soak: $(READY)       ## fifteen minutes of mixed load with crashes, and judges of what must hold (MINUTES=n)
 	@$(BIN)/python tools/soak --minutes $(or $(MINUTES),15)
