@@ -178,7 +178,8 @@ class IntentFactor:
         self._ledger.append("intent.published", _record(manifest, factor, payload))
         if not self._intents.add(intent):
             found = self._intents.get(manifest.id)
-            assert found is not None, "intents are never deleted"
+            if found is None:
+                raise ProofReplayedError("an intent of this id was there a moment ago")
             return _same(found, payload)
         return intent
 

@@ -7,6 +7,7 @@ opens nothing here either. Listing is behind the gate like everything else.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -18,10 +19,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from guard.errors import NotFoundError, ProofError, WireError
+from guard.errors import NotFoundError, ProofError, UnavailableError, WireError
 from guard.intents import Intent, Intents, Publisher
 from guard.model import Json
 from guard.ports import Challenges, Clock, Ledger
+from guard.reasons import Code
 from guard.stepup.given import parse, stated
 from guard.web.bodies import raw_body
 from guard.web.listing import query
@@ -29,7 +31,32 @@ from guard.web.visits import by, groups, visitor
 from guard.wire.strict import read
 
 LISTED: Final = 200
+_MINUTE: Final = 60.0
 _ID: Final = re.compile(r"i_[0-9A-Za-z]{22,64}", re.ASCII)
+
+
+class Rate:
+    """How many envelopes are looked at in a minute: from one address, and from all of them together.
+
+    Whoever holds an old envelope may send it again and again, and each time it is refused that is on record.
+    """
+
+    def __init__(self, *, each: int = 60, all_of_them: int = 600) -> None:
+        self._each, self._all = each, all_of_them
+        self._taken, self._until = Counter[str](), 0.0
+
+    def take(self, source: str, now: float) -> None:
+        """Count one at `now` (monotonic seconds).
+
+        Raises:
+            UnavailableError: there were too many in this minute.
+        """
+        if now >= self._until:
+            self._taken.clear()
+            self._until = now + _MINUTE
+        if self._taken[source] >= self._each or self._taken.total() >= self._all:
+            raise UnavailableError("too many intents within a minute; try again later", reason=Code.OVERLOADED)
+        self._taken[source] += 1
 
 
 class IntentEndpoints:
@@ -41,6 +68,7 @@ class IntentEndpoints:
         """Publish through `publisher`, list what is in `intents`; `challenges` say who may see what was given."""
         self._publisher, self._intents, self._clock = publisher, intents, clock
         self._challenges, self._ledger = challenges, ledger
+        self._rate = Rate()
 
     def routes(self) -> list[Route]:
         """What the application of a listener adds."""
@@ -52,6 +80,7 @@ class IntentEndpoints:
 
     async def publish(self, request: Request) -> Response:
         """Take one DSSE envelope with a manifest: 201, and 200 where it was published before."""
+        self._rate.take(request.client.host if request.client else "", self._clock.mono())
         value = read(await raw_body(request))
         if not isinstance(value, Mapping):
             raise WireError("the body is not one JSON object")

@@ -1,7 +1,7 @@
 """Which promise answers which attack on approvals, console and factors: every record of the catalogue has one.
 
-The replay (`test_replay.py`) sends what can be sent in messages; these three groups are about people, clocks and keys, so
-their records are answered by tests that stand where the thing they are about is tested.
+The replay (`test_replay.py`) sends what can be sent in messages; these three groups are about people, clocks and keys,
+so their records are answered by tests that stand where the thing they are about is tested.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from guard.policy.conditions import compile_condition
+from guard.policy.expression import SyntaxMistake
+
 TESTS = Path(__file__).parents[1]
 FILE = Path(__file__).parents[3] / "shared" / "attacks" / "attacks.jsonl"
 GROUPS = {"approval", "console", "factor"}
@@ -21,6 +24,7 @@ GROUPS = {"approval", "console", "factor"}
 CONSOLE, FACTORS, KEYS = "attacks/test_console_attacks.py", "unit/test_factors.py", "unit/test_passkeys.py"
 DECIDE, CEREMONY, CRASH = "unit/test_decide.py", "unit/test_ceremony.py", "integration/test_crash.py"
 VIEW, PAGE, LIMITS = "unit/test_view.py", "unit/test_page.py", "unit/test_limits.py"
+FRONT, COST = "integration/test_http_front.py", "integration/test_console_cost.py"
 CONDITIONS, SIGNER = "unit/test_policy_conditions.py", "integration/test_signer.py"
 
 PROMISES: Mapping[str, tuple[str, ...]] = {
@@ -33,8 +37,7 @@ PROMISES: Mapping[str, tuple[str, ...]] = {
     "APR-007": (
         "unit/test_wire_canonical.py::test_spellings_of_a_number_have_one_text",
         "unit/test_wire_canonical.py::test_the_canonical_text_is_rfc_8785",
-        "integration/test_http_front.py::"
-        "test_the_inspected_bytes_are_forwarded_unchanged_and_the_answer_comes_back_byte_exact",
+        f"{FRONT}::test_the_inspected_bytes_are_forwarded_unchanged_and_the_answer_comes_back_byte_exact",
     ),
     "APR-009": (
         f"{CEREMONY}::test_a_clock_that_is_set_back_gives_a_grant_no_second_life",
@@ -86,7 +89,7 @@ PROMISES: Mapping[str, tuple[str, ...]] = {
         f"{SIGNER}::test_a_pulled_token_leaves_challenges_pending_and_signs_when_it_is_back",
         "unit/test_dispatch.py::test_a_channel_that_hangs_holds_up_no_other_and_is_given_up",
     ),
-    "APR-029": (f"{CONDITIONS}::test_what_a_condition_may_not_say_is_found_when_the_file_is_read",),
+    "APR-029": ("attacks/test_promises.py::test_apr_029_no_condition_reads_what_a_caller_says_beside_its_arguments",),
     "APR-030": (
         f"{CONDITIONS}::test_a_window_follows_the_wall_clock_of_its_zone",
         f"{CONDITIONS}::test_a_window_past_midnight_belongs_to_the_day_it_starts_on",
@@ -131,8 +134,8 @@ PROMISES: Mapping[str, tuple[str, ...]] = {
     "CON-010": (f"{CONSOLE}::test_con_010_another_teams_challenge_does_not_exist",),
     "CON-011": (f"{CONSOLE}::test_con_003_and_011_nothing_can_be_framed_or_is_kept_by_a_cache",),
     "CON-013": (
-        "integration/test_console_cost.py::test_the_list_of_ten_thousand_pending_challenges_comes_within_200_ms",
-        "integration/test_console_cost.py::test_the_page_of_a_challenge_weighs_at_most_50_kb_whatever_an_agent_asks",
+        f"{COST}::test_the_list_of_ten_thousand_pending_challenges_comes_within_200_ms",
+        f"{COST}::test_the_page_of_a_challenge_weighs_at_most_50_kb_whatever_an_agent_asks",
     ),
     "CON-014": (
         f"{KEYS}::test_an_assertion_that_is_wrong_in_one_thing_is_refused_and_the_right_one_still_counts",
@@ -193,6 +196,12 @@ UNTESTED: Mapping[str, str] = {
     "library of signatures); a timing test on a machine that others use would show its noise",
 }
 """Records that no test here answers, and why; none may be critical or high."""
+
+
+@pytest.mark.parametrize("named", ["meta.env", "_meta.env", "headers.env", "env", "source.env", "principal.env"])
+def test_apr_029_no_condition_reads_what_a_caller_says_beside_its_arguments(named: str) -> None:
+    with pytest.raises(SyntaxMistake):
+        compile_condition(f'{named} == "staging"')
 
 
 @cache
