@@ -55,6 +55,8 @@ UNUSUAL = Finding(
     signal="tools", cause=Doubt.INTENT, band=Band.ALARMING, reason=Reason(Code.NEW_NETWORK, "drift", "never before")
 )
 
+SEQUENCE = replace(UNUSUAL, signal="sequence", reason=Reason(Code.DEFINITION_CHANGED, "drift"))
+
 
 class Clock(WorldClock):
     def __init__(self) -> None:
@@ -202,6 +204,51 @@ async def test_nothing_but_such_a_call_is_covered(room: Room) -> None:
     for other in OTHERS:
         assert (await room.ask(**other)).state is State.PENDING, other
     assert (await room.ask()).state is State.SATISFIED, "the next proper one is"
+
+
+WHY: list[tuple[Mapping[str, object], Code, str]] = [
+    (
+        {"principal": replace(nouns.PRINCIPAL, on_behalf_of="zoe")},
+        Code.PROOF_WRONG_CALL,
+        "it was allowed on behalf of another",
+    ),
+    ({"definition": "e" * 64}, Code.PROOF_WRONG_CALL, "the tool changed since it was allowed"),
+    (
+        {"findings": (UNUSUAL, SEQUENCE)},
+        Code.PROOF_WRONG_CALL,
+        "unusual in a way that nobody saw who allowed it: definition_changed, new_network",
+    ),
+    ({"further": Further(1, 3600)}, Code.PROOF_EXPIRED, "the policy no longer lets this be allowed in advance"),
+    (
+        {"requirement": Requirement(frozenset({Demand.CONSENT}), approvers="elsewhere")},
+        Code.PROOF_WRONG_APPROVER,
+        "ann may not decide about this call any more",
+    ),
+]
+
+
+async def test_why_it_does_not_cover_a_call_is_on_record_in_words(room: Room) -> None:
+    identifier = await room.allow(await room.ask())
+    for other, code, said in WHY:
+        await room.ask(**other)
+        [reason] = room.ledger.last("proof.rejected")["reasons"]  # type: ignore[union-attr]
+        assert reason == {"code": code.value, "by": "", "evidence": f"{identifier}: {said}"}
+
+
+async def test_exactly_what_the_policy_lets_be_allowed_is_covered(room: Room) -> None:
+    await room.allow(await room.ask())
+    assert (await room.ask(further=Further(2, 600))).state is State.SATISFIED
+
+
+async def test_what_was_given_refuses_nothing_and_answers_by_its_id_alone(room: Room) -> None:
+    identifier = await room.allow(await room.ask())
+    asked = await room.ask(further=Further())
+    for evidence in ({"intent": identifier, "decision": "deny"}, {"intent": 1}, {}, {"intent": "i_" + "9" * 22}):
+        with pytest.raises(ProofInvalidError):
+            await room.ceremony.prove(asked.id, GIVEN, evidence)
+    with pytest.raises(ProofInvalidError):
+        await room.ceremony.deny(asked.id, GIVEN, {"intent": identifier, "decision": "deny"}, "no")
+    assert (await room.ceremony.settle(asked.id, until=0)).state is State.PENDING
 
 
 async def test_other_arguments_are_covered_only_where_the_condition_says_so(room: Room) -> None:
