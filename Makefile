@@ -55,6 +55,7 @@ clients: $(READY)    ## six real agent frameworks and SDKs in front of a guarded
 bench: $(READY)      ## latency, throughput and CPU as ratios to nginx and to a direct call, in the same run
 	@sh tools/system-packages.sh wrk nginx-light
 	@$(BIN)/python tools/bench.py
+	@$(BIN)/python tools/bench_consent.py
 
 bench-policy: $(READY) ## what classifying a call and reloading policies cost
 	@$(BIN)/python tools/bench_policy.py

@@ -18,6 +18,7 @@ from guard.config import ChangeSystem, Config, load
 from guard.factors import break_glass, totp, webauthn
 from guard.factors.approval import ApprovalFactor, Authenticator
 from guard.factors.break_glass import BreakGlassFactor
+from guard.factors.given import GivenFactor
 from guard.factors.intent import IntentFactor
 from guard.factors.passkeys import Passkeys
 from guard.factors.signature import CallSignatureFactor, SignatureFactor
@@ -25,7 +26,7 @@ from guard.factors.totp import TotpFactor
 from guard.notify.build import routes
 from guard.notify.denial import Denials
 from guard.notify.dispatch import Dispatcher
-from guard.quorum import INTENT
+from guard.quorum import GIVEN, INTENT
 from guard.stepup.ceremony import Ceremony
 from guard.stepup.limits import Bounds
 from guard.store.seal import Keyring
@@ -81,6 +82,12 @@ class Desk:
             tickets=change_system(tickets) if tickets else None,
             ticketed=tickets is not None and tickets.required,
         )
+
+    @cached_property
+    def given(self) -> GivenFactor:
+        """What keeps what people allow beyond the call they approve."""
+        store = self.store
+        return GivenFactor(store.intents, store.factors, self.ledger, self.clock, audience=self.config.deployment)
 
     @cached_property
     def codes(self) -> TotpFactor:
@@ -147,6 +154,7 @@ class Desk:
                 "signature": SignatureFactor(store.factors, audience=config.deployment),
                 "call_signature": CallSignatureFactor(store.factors, audience=config.deployment),
                 INTENT: self.intents,
+                GIVEN: self.given,
                 "approval": ApprovalFactor(
                     store.approvers,
                     store.agents,
@@ -171,7 +179,8 @@ class Desk:
                 back_off=approval.back_off,
             ),
             remember=approval.remember,
-            beforehand={INTENT: self.intents},
+            beforehand={INTENT: self.intents, GIVEN: self.given},
+            giver=self.given,
             redact=self.redactor.text,
         )
 

@@ -11,7 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from guard.model import Call, Challenge, Classification, Decision, Deny, Finding, Grant, Permit, Requirement
+from guard.model import (
+    Call,
+    Challenge,
+    Classification,
+    Decision,
+    Demand,
+    Deny,
+    Finding,
+    Further,
+    Grant,
+    Permit,
+    ProofClass,
+    Requirement,
+    Sensitivity,
+)
 from guard.reasons import Code, Reason
 from guard.requirement import required, satisfied
 
@@ -75,9 +89,18 @@ def decide(
         requirement=requirement,
         reasons=reasons,
         findings=tuple(findings),
+        further=_further(classification, requirement, settings.irreversible),
         opened=now,
         expires=now + settings.expires,
     )
+
+
+def _further(classification: Classification, requirement: Requirement, irreversible: frozenset[str]) -> Further:
+    """What one person may allow beyond this call: nothing that is critical, cannot be undone or takes two people."""
+    places = sum(one.people for one in requirement.quorums if one.proof_class is ProofClass.CONSENT)
+    alone = Demand.TWO_PEOPLE not in requirement.demands and places <= 1
+    grave = classification.sensitivity is Sensitivity.CRITICAL or classification.effects & irreversible
+    return classification.further if alone and not grave and classification.tagged else Further()
 
 
 def covers(grant: Grant, call: Call, *, revision: str, requirement: Requirement, now: float) -> bool:

@@ -44,6 +44,9 @@ class Intents(Protocol):
     def revoke(self, intent_id: str, at: float) -> bool:
         """Revoke durably; False when there is no such intent, or it was revoked before."""
 
+    def purge(self, before: float) -> int:
+        """Erase the intents whose window ended before that moment; how many there were."""
+
 
 class Beforehand(Protocol):
     """A factor whose evidence may lie ready before the call comes (`guard.factors.intent`)."""

@@ -171,6 +171,22 @@ class Requirement:
         return "+".join(sorted(demands)) or "none"
 
 
+@dataclass(frozen=True, slots=True)
+class Further:
+    """How many more calls whoever approves one may consent to, and within how many seconds; false: none."""
+
+    uses: int = 0
+    seconds: float = 0.0
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return self.uses > 0 and self.seconds > 0
+
+    def __and__(self, other: Further) -> Further:
+        """What both allow."""
+        return Further(min(self.uses, other.uses), min(self.seconds, other.seconds))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
     """The authenticated agent. `credential` is the thumbprint of the credential that proved it, made at `since`.
@@ -247,9 +263,9 @@ class Classification:
 
     `rule` names the deciding entry (`payments.yaml#tools.refund.rules[0]`) and `where` its place
     (`payments.yaml:12`). `sensitivity` and `effects` are final, after rules; `demands` and `quorums` are what
-    `require` adds, and `barred` the people who changed the policy last. `log` holds the argument fields the owner
-    opted into the ledger. With a `refusal` the owner does not let this agent call it at all. `limits` say how often
-    it may be called before the owner wants a proof.
+    `require` adds, and `barred` the people who changed the policy last. `further` is what the owner lets an approver
+    consent to beyond the call. `log` holds the argument fields the owner opted into the ledger. With a `refusal` the
+    owner does not let this agent call it at all. `limits` say how often it may be called before that needs a proof.
     """
 
     sensitivity: Sensitivity
@@ -258,6 +274,7 @@ class Classification:
     quorums: frozenset[Quorum] = frozenset()
     barred: frozenset[str] = frozenset()
     approvers: str = "approvers"
+    further: Further = Further()
     tagged: bool = True
     rule: str = ""
     where: str = ""
@@ -367,7 +384,7 @@ class Challenge:
 
     `decide` makes it PENDING; `version` counts its changes for the store's compare-and-swap. `arguments`
     is the canonical text for the approver's eyes: sealed at rest, dropped when the challenge ends.
-    `ended_by` and `ended_because` say who closed it and in which words.
+    `ended_by` and `ended_because` say who closed it and in which words. `further` is what its approver may also allow.
     """
 
     id: str
@@ -389,6 +406,7 @@ class Challenge:
     findings: tuple[Finding, ...]
     opened: float
     expires: float
+    further: Further = Further()
     state: State = State.PENDING
     version: int = 0
     proofs: tuple[Proof, ...] = ()

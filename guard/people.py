@@ -134,8 +134,10 @@ class People(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """Which challenges a page shows. Empty sets and texts mean all; `groups` None means any approver group.
+    """Which challenges a page shows. Empty sets and texts mean all; `groups` None means whomever they ask.
 
+    With `groups`, those whose approvers are one of them, and those of which a quorum asks one of `named` (None: one of
+    `groups`).
     `after` is the place behind which the page begins (0: at the start); with `newest_first` pages go backwards.
     `living` leaves out open challenges whose time is up at that moment (Unix seconds). `text` is looked for, without
     case, in agent, server and tool, and at the start of id and digest.
@@ -144,6 +146,7 @@ class Range:
     states: frozenset[State] = frozenset()
     principal: str = ""
     groups: frozenset[str] | None = None
+    named: frozenset[str] | None = None
     living: float | None = None
     text: str = ""
     after: int = 0

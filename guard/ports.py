@@ -214,7 +214,7 @@ class Challenges(Protocol):
     def page(self, wanted: Range) -> Sequence[tuple[int, Challenge]]:
         """One page, as place and challenge **without its arguments**; the last place is where the next one begins."""
 
-    def pulse(self, groups: frozenset[str] | None, now: float) -> tuple[int, str]:
+    def pulse(self, groups: frozenset[str] | None, now: float, named: frozenset[str] | None = None) -> tuple[int, str]:
         """How many challenges of these groups wait, and a mark that differs when one of them came, went or changed."""
 
     def count_open(self, principal: str, now: float) -> int:

@@ -10,13 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from guard.model import SET_BACK, Proof, ProofClass, Quorum, Requirement
+from guard.model import SET_BACK, Demand, Proof, ProofClass, Quorum, Requirement
 
 CODE_KINDS: Final = frozenset({"totp"})
 """Kinds of consent that rest on a one-time code alone, which `strict` requirements do not take by itself."""
 
 INTENT: Final = "intent"
 """The kind of consent that a signed intent gives."""
+
+GIVEN: Final = "given"
+"""The kind of consent that a person gave while approving an earlier call. It is that person's own voice."""
+
+AHEAD: Final = frozenset({INTENT, GIVEN})
+"""The kinds of consent that were there before the call."""
 
 KINDS: Final = {
     ProofClass.CONSENT: ("totp", "webauthn", INTENT),
@@ -118,6 +124,28 @@ def _fresh(quorum: Quorum, proof: Proof, now: float) -> bool:
 def stale(requirement: Requirement, proof: Proof, now: float) -> bool:
     """Whether the proof is too old for a quorum it would stand for, so that it must be given again."""
     return any(_fits(quorum, proof, None) and not _fresh(quorum, proof, now) for quorum in requirement.quorums)
+
+
+def counts(requirement: Requirement, proof: Proof) -> bool:
+    """Whether this proof could stand for anything that is required, whoever else proves what, and however late.
+
+    A voice that no quorum asks for can only be one of those that the demands want beyond the places of all quorums.
+    """
+    asked = [quorum for quorum in requirement.quorums if quorum.proof_class is proof.proof_class]
+    if not asked or any(_fits(quorum, proof, None) for quorum in asked):
+        return True
+    if proof.proof_class is not ProofClass.CONSENT:
+        return False
+    places = dict[str, int]()
+    for quorum in asked:
+        places[quorum.group] = max(places.get(quorum.group, 0), quorum.people)
+    wanted = 2 if Demand.TWO_PEOPLE in requirement.demands else 1
+    return wanted > sum(places.values())
+
+
+def takes(requirement: Requirement, kind: str) -> bool:
+    """Whether consent of this kind, without attestation, is of use."""
+    return welcome(requirement, ProofClass.CONSENT, kind, 0)
 
 
 def welcome(requirement: Requirement, proof_class: ProofClass, kind: str, attestation: int | None) -> bool:

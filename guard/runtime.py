@@ -58,6 +58,8 @@ _REREAD = 1.0
 """Seconds between two looks at the policy files."""
 _SWEEP = 60.0
 """Seconds between two sweeps of what people's logins and links leave behind."""
+_INTENTS_KEPT = 31 * 86400.0
+"""Seconds for which an intent that is over can still be listed; the ledger knows it for ever."""
 
 
 class Changes:
@@ -234,10 +236,12 @@ class Engine:
                 log.warning("store.unavailable", detail=error.detail)
 
     async def _forget(self) -> None:
-        """Erase tickets, logins and precedents whose time is up."""
+        """Erase tickets, logins and precedents whose time is up, and intents that are long over."""
+        store, clock = self._desk.store, self._desk.clock
         while True:
             try:
-                await anyio.to_thread.run_sync(lambda: self._desk.store.people.sweep(self._desk.clock.now()))
+                await anyio.to_thread.run_sync(lambda: store.people.sweep(clock.now()))
+                await anyio.to_thread.run_sync(lambda: store.intents.purge(clock.now() - _INTENTS_KEPT))
             except StoreUnavailableError as error:
                 log.warning("store.unavailable", detail=error.detail)
             await anyio.sleep(_SWEEP)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import settings
 
@@ -13,4 +15,8 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return backend
 
 
+# A busy machine proves nothing about the code, so no example has a deadline.
+settings.register_profile("usual", deadline=None)
+settings.register_profile("thorough", deadline=None, max_examples=1_000, stateful_step_count=100)
 settings.register_profile("mutants", max_examples=15, deadline=None, stateful_step_count=15)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "usual"))

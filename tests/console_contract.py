@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from guard.model import State
+from guard.model import ProofClass, Quorum, State
 from guard.people import Login, Precedent, Range, Ticket
 from guard.ports import Store
 from guard.testing import example_challenge, example_proof, race
@@ -101,6 +101,27 @@ class ConsoleContract:
         assert found(text=opened[2].name.upper()) == [one.id for one in opened]
         assert found(text="%") == found(text="_") == []
         assert found(states=frozenset({State.DENIED})) == []
+
+    def test_lists_and_pulse_show_a_challenge_to_every_group_it_asks_and_to_those_its_approvers_escalate_to(
+        self, store: Store
+    ) -> None:
+        """A quorum's group escalates to nobody, so who comes after it sees nothing."""
+        made = example_challenge(1)
+        audit = Quorum(proof_class=ProofClass.CONSENT, group="audit")
+        wanted = replace(made.requirement, approvers="oncall", quorums=frozenset({audit, replace(audit, people=2)}))
+        asked = replace(made, requirement=wanted)
+        store.challenges.open_or_join(asked)
+        store.challenges.open_or_join(example_challenge(2))
+
+        def seen(groups: set[str], named: set[str] | None = None) -> tuple[list[str], int]:
+            own = None if named is None else frozenset(named)
+            page = store.challenges.page(Range(groups=frozenset(groups), named=own, text=asked.id))
+            return [one.id for _, one in page], store.challenges.pulse(frozenset(groups), asked.opened, own)[0]
+
+        assert seen({"oncall"}) == seen({"audit"}) == seen({"oncall", "audit"}) == ([asked.id], 1)
+        assert seen({"oncall", "leads"}, {"leads"}) == ([asked.id], 1)
+        assert seen({"audit", "board"}, {"board"}) == ([], 0)
+        assert seen({"elsewhere"}) == ([], 0)
 
     def test_the_pulse_moves_with_every_change_even_one_that_was_undone_between_two_looks(self, store: Store) -> None:
         """And counts those that wait."""

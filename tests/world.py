@@ -120,7 +120,7 @@ class World:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """End every process; when the test failed, show what the guards said."""
+        """End every process; AgentAck agrees with what they left, or the test failed and what they said is shown."""
         for guard in self.guards:
             guard.close()
             if error is not None:
@@ -128,6 +128,8 @@ class World:
         if self._tools is not None:
             self._tools.kill()
             self._tools.communicate()
+        if error is None:
+            self.agree()
 
     # ------------------------------------------------------------------ what the owner writes
 
@@ -353,6 +355,10 @@ class World:
         report = self.verify()
         assert report.ok, report.text()
         assert self.unrecorded() == []
+        self.agree()
+
+    def agree(self) -> None:
+        """AgentAck accepts the trace of everything that happened; also asked at the end of every test that passed."""
         lines, _ = trace(Reader(self.state).read())
         if lines:
             judged = evaluate_events([TraceEvent.from_dict(line) for line in lines])

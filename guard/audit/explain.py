@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from guard.audit import intents
 from guard.audit.consistency import RAN
 from guard.audit.export import Reader
 from guard.audit.record import EVENTS, Entry
@@ -55,16 +56,17 @@ class Story:
 
 
 def explain(state: Path, id: str) -> Story:  # noqa: A002 - the user's word
-    """Gather what all lanes below `state/ledger/` say about a call (`k_`), challenge (`c_`) or grant (`g_`).
+    """Gather what the lanes below `state/ledger/` say of a call, challenge, grant or intent (`k_ c_ g_ i_`).
 
     Raises:
         NotFoundError: no record names it.
         OSError: a file cannot be read.
     """
-    entries = _gather(state, id)
+    entries = intents.gather(state, id) if id.startswith("i_") else _gather(state, id)
     if not entries:
         raise NotFoundError(f"no record names {shown(id)}")
-    return Story(id=id, lines=tuple(_tell(entries)), entries=entries)
+    tell = intents.tell if id.startswith("i_") else _tell
+    return Story(id=id, lines=tuple(tell(entries)), entries=entries)
 
 
 def _gather(state: Path, wanted: str) -> tuple[Entry, ...]:

@@ -64,6 +64,7 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         "approver.invited": "a one-time link to enrol a passkey was made for an approver",
         "login.accepted": "an approver logged in at the console, to look; a login never decides",
         "intent.published": "somebody who is not the agent said in advance which calls are wanted",
+        "intent.given": "a person allowed further calls while approving one; each is spent and recorded by itself",
         "intent.rejected": "an intent was offered and does not count",
         "intent.revoked": "an intent was taken back",
         "factor.enrolled": "a factor was enrolled",

@@ -97,21 +97,33 @@ def watch(file: Path, as_json: bool) -> None:
 @click.option("--as", "name", required=True, help="Who you are.")
 @click.option("--code", required=True, help="The six digits your authenticator app shows now.")
 @click.option("--reason", default="", help="Why, for the record.")
+@click.option("--also", default="", metavar="COUNT", help="Allow so many further calls of the tool, too.")
+@click.option("--also-for", default="", metavar="MINUTES", help="For how many minutes; without it, 10.")
+@click.option("--also-when", default="", help="Condition in CEL over args; without it, the same arguments only.")
 @options.config
 @options.as_json
-def approve(*, ids: tuple[str, ...], name: str, code: str, reason: str, file: Path, as_json: bool) -> None:
+def approve(
+    *, ids: tuple[str, ...], name: str, code: str, reason: str, also: str, also_for: str, also_when: str, file: Path,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Approve the call behind challenge ID, exactly as `guard challenge show ID` prints it.
 
     With several IDs every call is printed, and the one code is spent on exactly this list: if you may not decide about
-    one of them, none is approved. Exits with 0 when your vote counts, also when more is required, and with 1
-    when it is refused.
+    one of them, none is approved. Where the policy has `grants`, --also allows further calls of the same agent and
+    tool; `guard intent ls` shows them and `guard intent revoke` takes back what is left. Exits with 0 when your vote
+    counts, also when more is required, and with 1 when it is refused.
     """
+    if (also_for or also_when) and not also:
+        raise click.UsageError("say with --also how many further calls you allow")
+    if len(ids) > 1 and also:
+        raise click.UsageError("--also goes with one call, not with a list")
+    wish = {"also_uses": also, "also_minutes": also_for or "10", "also_when": also_when} if also else {}
     if len(ids) > 1:
         _approve_list(ids, name, code, reason, file, as_json=as_json)
         return
     with desk(file) as services:
         found = challenge_of(services, ids[0])
-        evidence = {**_evidence(services, found, name, code), "note": reason}
+        evidence = {**_evidence(services, found, name, code), "note": reason, **wish}
         proven = anyio.run(partial(services.ceremony().prove, ids[0], "approval", evidence))
         _tell(proven, services.clock.now(), as_json=as_json)
     more = missing(proven.requirement, proven.proofs)

@@ -17,7 +17,7 @@ from guard.cli import options
 @options.as_json
 @options.config
 def why(id: str, as_json: bool, file: Path) -> None:
-    """Say what happened to a call, challenge or grant ID, and why.
+    """Say what happened to a call, challenge, grant or intent ID, and why.
 
     Who asked for what, which tags and findings decided, what was required and given by whom, what would
     have passed without a challenge, and how it ended.

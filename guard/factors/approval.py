@@ -15,10 +15,11 @@ from typing import Final, Protocol
 from guard.errors import ProofError, ProofInvalidError, ProofReplayedError, ProofWrongApproverError, ProofWrongCallError
 from guard.model import Challenge, Json, Proof, ProofClass
 from guard.ports import Agents, Approver, Approvers, CodeAuthenticator
-from guard.quorum import CODE_KINDS, INTENT, stale, welcome
+from guard.quorum import CODE_KINDS, GIVEN, INTENT, counts, stale, welcome
 from guard.reasons import Code
 from guard.stepup.binding import list_digest
 from guard.stepup.escalation import asked
+from guard.stepup.given import wanted
 from guard.stepup.view import shows
 from guard.stepup.visible import visible
 from guard.stepup.vote import Decision, Vote
@@ -79,8 +80,14 @@ class ApprovalFactor:
         decision: Decision = "deny" if _text(evidence, "decision", "approve") == "deny" else "approve"
         shown = _text(evidence, "view_digest")
         judged = self._judged(challenge, evidence, shown, now, denies=decision == "deny")
+        also = wanted(evidence)
         vote = Vote(
-            challenge=challenge, approver=judged.subject, decision=decision, view_digest=shown, evidence=evidence
+            challenge=challenge,
+            approver=judged.subject,
+            decision=decision,
+            view_digest=shown,
+            evidence=evidence,
+            also=also.label if also else "",
         )
         return replace(judged, factor=self._authenticator(judged.kind).vouch(vote, now))
 
@@ -93,6 +100,8 @@ class ApprovalFactor:
         Raises:
             ProofError: as `verify`, for any of them; no code was spent.
         """
+        if wanted(evidence):
+            raise ProofInvalidError("further calls are allowed while approving one call, not a list")
         views = evidence.get("view_digests")
         if not isinstance(views, list) or len(views) != len(challenges):
             raise ProofInvalidError(detail="evidence lacks a view digest for each challenge")
@@ -115,24 +124,28 @@ class ApprovalFactor:
         """The proof as it will be once the person's code is found right; everything else is checked here."""
         name = _text(evidence, "as")
         person = self._entitled(challenge, name, now)
+        also = wanted(evidence)
+        if also and (denies or person.groups.isdisjoint(challenge.requirement.groups)):
+            raise ProofInvalidError("only who approves, and is asked from the beginning, may allow further calls")
         solo = self._is_party(challenge, name)
         if solo and not self._solo:
             raise ProofWrongApproverError(f"{name} {solo} and may not approve its calls")
-        if not denies:
-            self._require_use(challenge, name, _text(evidence, "method", "totp"), now)
-        if not shows(challenge, shown):
-            raise ProofWrongCallError("what was shown is not this call; look at it again")
-        return Proof(
+        judged = Proof(
             proof_class=ProofClass.CONSENT,
             kind=_text(evidence, "method", "totp"),
             factor="",
             subject=person.name,
             at=now,
             view_digest=shown,
-            note=_plain(_text(evidence, "note", "")),
+            note=_plain(_text(evidence, "note", ""), also.label if also else ""),
             solo=bool(solo),
             groups=person.groups & challenge.requirement.groups,
         )
+        if not denies:
+            self._require_use(challenge, judged, now)
+        if not shows(challenge, shown):
+            raise ProofWrongCallError("what was shown is not this call; look at it again")
+        return judged
 
     def _authenticator(self, method: str) -> Authenticator:
         authenticator = self._authenticators.get(method)
@@ -165,6 +178,8 @@ class ApprovalFactor:
             return False
         if not proof.groups <= person.groups:
             return False
+        if proof.kind == GIVEN:
+            return not self._is_party(challenge, proof.subject) or (self._solo and proof.solo)
         return authenticator is not None and authenticator.works(proof.factor)
 
     def _is_party(self, challenge: Challenge, name: str) -> str:
@@ -176,11 +191,16 @@ class ApprovalFactor:
         return "changed the policy last" if any(_same(name, one) for one in challenge.requirement.barred) else ""
 
     @staticmethod
-    def _require_use(challenge: Challenge, name: str, method: str, now: float) -> None:
+    def _require_use(challenge: Challenge, judged: Proof, now: float) -> None:
         """Refuse a vote that could not count, before a code is spent on it."""
-        requirement = challenge.requirement
+        requirement, name, method = challenge.requirement, judged.subject, judged.kind
         if not welcome(requirement, ProofClass.CONSENT, method, 0 if method in CODE_KINDS else None):
             raise ProofError(f"a proof by {method} is not taken here", reason=Code.NOT_TAKEN)
+        if not counts(requirement, judged):
+            groups = " or ".join(sorted({quorum.group for quorum in requirement.quorums if quorum.group}))
+            raise ProofError(
+                f"every place is for a member of group {groups}, and {name} is in none of them", reason=Code.NOT_TAKEN
+            )
         given = [one for one in challenge.proofs if one.proof_class is ProofClass.CONSENT and one.kind != INTENT]
         if any(_same(one.subject, name) and not stale(requirement, one, now) for one in given):
             raise ProofReplayedError(f"{name} has approved this already; one person is one voice")
@@ -197,6 +217,7 @@ def _text(evidence: Mapping[str, Json], key: str, default: str | None = None) ->
     return value
 
 
-def _plain(note: str) -> str:
-    """The person's words, without anything that could steer a terminal or reorder text."""
-    return visible(note)[:NOTE_CHARACTERS]
+def _plain(note: str, also: str) -> str:
+    """The person's words and what they allow, without anything that could steer a terminal or reorder text."""
+    words = visible(note)[:NOTE_CHARACTERS]
+    return f"{words} ({visible(also)})" if also and words else words or visible(also)

@@ -178,7 +178,8 @@ class IntentFactor:
         self._ledger.append("intent.published", _record(manifest, factor, payload))
         if not self._intents.add(intent):
             found = self._intents.get(manifest.id)
-            assert found is not None, "intents are never deleted"
+            if found is None:
+                raise ProofReplayedError("an intent of this id was there a moment ago")
             return _same(found, payload)
         return intent
 
@@ -222,6 +223,7 @@ class IntentFactor:
         found = self._intents.find(
             agent=challenge.principal.subject, server=challenge.server, tool=challenge.name, limit=LOOKED_AT
         )
+        found = [one for one in found if one.signature]
         live = [one for one in found if self._live(one)]
         last = [one for one in found[:1] if one not in live]
         return tuple({"intent": one.id} for one in (*live[:OFFERED], *last))

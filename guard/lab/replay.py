@@ -174,6 +174,7 @@ def _said(policy: Policy, kind: str, name: str) -> Hashable:
             one.quorums,
             one.approvers,
             one.definition,
+            one.further,
             one.callers,
             one.origin,
             one.runs,

@@ -249,6 +249,7 @@ def _tagged(policy: Policy, entry: Entry, revision: str) -> Classification:
         quorums=entry.quorums,
         barred=policy.authors,
         approvers=entry.approvers,
+        further=entry.further,
         rule=entry.name,
         where=str(entry.place),
         revision=revision,
@@ -381,6 +382,7 @@ def _join(left: Classification, right: Classification) -> Classification:
         tagged=strict.tagged and mild.tagged,
         refusal=strict.refusal or mild.refusal,
         limits=_both(strict.limits, mild.limits),
+        further=strict.further & mild.further,
         log=strict.log & mild.log,
         reasons=(*strict.reasons, *mild.reasons),
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
-from guard.model import Demand, Limit, Quorum, Sensitivity
+from guard.model import Demand, Further, Limit, Quorum, Sensitivity
 from guard.policy.callers import Callers
 from guard.policy.conditions import Condition
 from guard.policy.environments import Origin
@@ -80,6 +80,7 @@ class Entry:
     demands: frozenset[Demand] = frozenset()
     quorums: frozenset[Quorum] = frozenset()
     approvers: str = "approvers"
+    further: Further = Further()  # noqa: RUF009 - frozen
     log: frozenset[str] = frozenset()
     reason: str = ""
     review: bool = False

@@ -41,6 +41,7 @@ ENTRY_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "effects": "what it can do to the world",
         "require": "proofs that are always needed, unusual or not; a word, words, or the long form",
         "approvers": "group of people who may consent to this, instead of the file's",
+        "grants": "further calls a person may allow while approving one; never where it is critical or irreversible",
         "log": "arguments that the ledger may hold in clear; all others are kept as keyed digests",
         "reason": "why it is tagged so, in the owner's words; shown to whoever is asked for a proof",
         "review": "true marks a tag that its owner has not looked at yet; `guard policy check` warns",
@@ -94,6 +95,14 @@ POSSESSION_KEYS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """Keys of `possession` in the long form."""
+
+GRANTS_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "uses": "how many further calls at most, 1 to 100",
+        "minutes": "for how many minutes at most, 1 to 1440",
+    }
+)
+"""Keys of `grants`."""
 
 WINDOW_KEYS: Final[Mapping[str, str]] = MappingProxyType(
     {

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from guard.model import Demand, Sensitivity
+from guard.model import Demand, Further, Sensitivity
 from guard.policy import sections
 from guard.policy.conditions import Condition, compile_condition
 from guard.policy.document import KINDS, Entry, Match, Policy, Rule
@@ -21,7 +21,7 @@ from guard.policy.facts import Declared
 from guard.policy.keys import DEFAULT_KEYS, ENTRY_KEYS, FILE_KEYS, RULE_KEYS
 from guard.policy.patterns import glob, is_glob
 from guard.policy.patterns import mistake as wrong_name
-from guard.policy.requires import Require, require
+from guard.policy.requires import Require, grants, require
 from guard.policy.scope import Known
 from guard.policy.tree import Items, Mistake, Node, Place, Scalar, Table, grow, shown
 from guard.policy.vocabulary import EFFECTS, SENSITIVITIES, listing, nearest
@@ -190,6 +190,7 @@ class _Reading:
             demands=wanted.demands,
             quorums=wanted.quorums,
             approvers=self.group(members),
+            further=grants(self, members["grants"][1]) if "grants" in members else Further(),
             log=self.names(members, "log"),
             reason=self.text(members["reason"][1], "reason") if "reason" in members else "",
             review=self.flag(members["review"][1], "review") if "review" in members else False,

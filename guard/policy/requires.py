@@ -7,14 +7,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
-from guard.model import Demand, ProofClass, Quorum
-from guard.policy.keys import CONSENT_KEYS, POSSESSION_KEYS, REQUIRE_KEYS
+from guard.model import Demand, Further, ProofClass, Quorum
+from guard.policy.keys import CONSENT_KEYS, GRANTS_KEYS, POSSESSION_KEYS, REQUIRE_KEYS
 from guard.policy.tree import Items, Node, Place, Scalar, Table
 from guard.policy.vocabulary import REQUIREMENTS
 from guard.quorum import KINDS
 
 MAX_PEOPLE: Final = 9
 MAX_ATTESTATION: Final = 2
+MAX_USES: Final = 100
+MAX_MINUTES: Final = 1440
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION: Final = re.compile(r"([1-9][0-9]{0,5})([smhd])", re.ASCII)
 _GROUP: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.@-]{0,63}", re.ASCII)
@@ -67,6 +69,18 @@ def require(reader: Reader, node: Node) -> Require:
             quorums.add(quorum)
     plain = {Quorum(proof_class=proof_class) for proof_class in ProofClass}  # says no more than the word does
     return Require(frozenset(demands), frozenset(quorums - plain))
+
+
+def grants(reader: Reader, node: Node) -> Further:
+    """Read `grants`: what an approver may allow beyond the call they look at."""
+    members = {key: member[1] for key, member in reader.table(node, "grants", GRANTS_KEYS).items()}
+    if members.keys() != GRANTS_KEYS.keys():
+        reader.note(node.place, "grants says how often and how long: {uses: 10, minutes: 60}")
+        return Further()
+    return Further(
+        number(reader, members["uses"], "uses", 1, MAX_USES),
+        60.0 * number(reader, members["minutes"], "minutes", 1, MAX_MINUTES),
+    )
 
 
 def _quorum(reader: Reader, node: Node, proof_class: ProofClass, keys: Iterable[str]) -> Quorum:

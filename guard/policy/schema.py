@@ -19,6 +19,7 @@ from guard.policy.keys import (
     ENTRY_KEYS,
     ENVIRONMENT_KEYS,
     FILE_KEYS,
+    GRANTS_KEYS,
     LIMIT_KEYS,
     POSSESSION_KEYS,
     REQUIRE_KEYS,
@@ -29,7 +30,7 @@ from guard.policy.keys import (
 from guard.policy.networks import MAX_RANGES
 from guard.policy.patterns import MAX_PATTERN
 from guard.policy.reading import MAX_WORDS
-from guard.policy.requires import MAX_ATTESTATION, MAX_PEOPLE
+from guard.policy.requires import MAX_ATTESTATION, MAX_MINUTES, MAX_PEOPLE, MAX_USES
 from guard.policy.sections import MAX_CALLS
 from guard.policy.vocabulary import EFFECTS, REQUIREMENT_MEANING, SENSITIVITY_MEANING
 from guard.quorum import KINDS as PROOFS
@@ -151,6 +152,10 @@ def _proofs(*kinds: str) -> dict[str, dict[str, Json]]:
     }
 
 
+def _whole(most: int) -> dict[str, Json]:
+    return {"type": "integer", "minimum": 1, "maximum": most}
+
+
 def _consent() -> dict[str, dict[str, Json]]:
     return {
         **_proofs(*PROOFS[ProofClass.CONSENT]),
@@ -163,6 +168,7 @@ def _entry() -> dict[str, dict[str, Json]]:
     """What an entry may say beside its tags."""
     return {
         "approvers": {"type": "string", "pattern": _GROUP},
+        "grants": _object(GRANTS_KEYS, {"uses": _whole(MAX_USES), "minutes": _whole(MAX_MINUTES)}, *GRANTS_KEYS),
         "log": {"anyOf": [_text(), {"type": "array", "items": _text()}]},
         "reason": _text(),
         "review": {"type": "boolean"},

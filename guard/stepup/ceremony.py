@@ -32,11 +32,12 @@ from guard.intents import Beforehand
 from guard.model import Challenge, Grant, Json, Proof, ProofClass, State
 from guard.people import Precedent
 from guard.ports import Clock, FactorVerifier, Ledger, ListVerifier, Store
-from guard.quorum import INTENT
+from guard.quorum import AHEAD
 from guard.reasons import Code
 from guard.requirement import broken, satisfied
 from guard.stepup import records
-from guard.stepup.beforehand import Offers
+from guard.stepup.beforehand import Giver, Offers
+from guard.stepup.intent import Manifest
 from guard.stepup.limits import Bounds, Limits
 from guard.stepup.machine import (
     CLOSED,
@@ -52,6 +53,7 @@ from guard.stepup.machine import (
     Revoked,
     Staled,
     Wake,
+    changed_terms,
     step,
 )
 from guard.stepup.visible import bounded, visible
@@ -83,19 +85,21 @@ class Ceremony:
         verifiers: Mapping[str, FactorVerifier],
         cool_down: float,
         beforehand: Mapping[str, Beforehand] = MappingProxyType({}),
+        giver: Giver | None = None,
         bounds: Bounds = Bounds(),  # noqa: B008 - frozen
         remember: float = 0,
         redact: Callable[[str], str] = bounded,
     ) -> None:
         """Take the ports; `verifiers` by kind of evidence, `cool_down` in seconds.
 
-        `beforehand` are those of the kinds whose evidence may lie ready when a challenge opens; `remember` is how many
-        seconds the last approved call of a tool is kept, sealed, to compare the next one with.
+        `beforehand` are those of the kinds whose evidence may lie ready when a challenge opens, and `giver` keeps what
+        people allow beyond the call they approve; `remember` is how many seconds the last approved call of a tool is
+        kept, sealed, to compare the next one with.
         """
         self._store, self._challenges, self._ledger, self._clock = store, store.challenges, ledger, clock
         self._verifiers, self._cool_down, self._redact = dict(verifiers), cool_down, redact
         self._limits, self._remember = Limits(store, ledger, clock, bounds), remember
-        self._offers = Offers(beforehand, verifiers, clock)
+        self._offers = Offers(beforehand, verifiers, clock, giver)
         self._waiting = Waiting(store)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -136,7 +140,7 @@ class Ceremony:
                 newest = await self._current(newest)
                 if not newest.state.open:
                     continue
-                if changed := _changed_terms(newest, challenge) or await self._fallen(newest):
+                if changed := changed_terms(newest, challenge) or await self._fallen(newest):
                     await self._apply(newest, Staled(f"{changed} changed since this was opened"))
                 else:
                     self._ledger.append("challenge.joined", records.identity(newest) | {"call_id": call_id})
@@ -265,8 +269,11 @@ class Ceremony:
             UnavailableError: the factor, the store or the ledger is away.
         """
         challenge = await self._pending(challenge_id)
-        proof = await self._verify(challenge, kind, evidence)
-        return await self._count(challenge, kind, proof)
+        proof, wished = await self._verify(challenge, kind, evidence)
+        proven = await self._count(challenge, kind, proof)
+        if wished is not None:
+            await self._blocking(lambda: self._offers.give(wished, challenge, proof))
+        return proven
 
     async def _count(self, challenge: Challenge, kind: str, proof: Proof) -> Challenge:
         """Record a verified proof once, then add it, whoever else changes the challenge meanwhile."""
@@ -291,7 +298,7 @@ class Ceremony:
 
     async def _keep(self, approved: Challenge) -> None:
         """Keep what a person approved, so that the next approver of this tool sees what differs."""
-        seen = any(one.proof_class is ProofClass.CONSENT and one.kind != INTENT for one in approved.proofs)
+        seen = any(one.proof_class is ProofClass.CONSENT and one.kind not in AHEAD for one in approved.proofs)
         if not self._remember or approved.state is not State.SATISFIED or not seen or broken(approved.proofs):
             return
         precedent = Precedent.of(approved, self._remember)
@@ -355,7 +362,7 @@ class Ceremony:
             NotFoundError, ChallengeClosedError, ProofError, UnavailableError: as `prove`.
         """
         challenge = await self._pending(challenge_id)
-        proof = await self._verify(challenge, kind, evidence)
+        proof, _ = await self._verify(challenge, kind, evidence)
         if proof.proof_class is not ProofClass.CONSENT:
             error = ProofWrongApproverError("only a person decides about a call; this is a workload's proof")
             self._rejected(challenge, kind, proof.subject, error)
@@ -404,13 +411,17 @@ class Ceremony:
             raise nothing
         return await self._apply(challenge, Revoked(by))
 
-    async def _verify(self, challenge: Challenge, kind: str, evidence: Mapping[str, Json]) -> Proof:
+    async def _verify(
+        self, challenge: Challenge, kind: str, evidence: Mapping[str, Json]
+    ) -> tuple[Proof, Manifest | None]:
+        """The proof, and what its giver allows beyond this call; whether they may is looked at first."""
         claimed = evidence.get("as")
         try:
             verifier = self._verifiers.get(kind)
             if verifier is None:
                 raise ProofInvalidError("there is no factor of this kind here")
-            return await self._blocking(lambda: verifier.verify(challenge, evidence, self._clock.now()))
+            wished = await self._blocking(lambda: self._offers.prepare(challenge, kind, evidence))
+            return await self._blocking(lambda: verifier.verify(challenge, evidence, self._clock.now())), wished
         except ProofError as error:
             self._rejected(challenge, kind, claimed if isinstance(claimed, str) else "", error)
             raise
@@ -479,19 +490,3 @@ class Ceremony:
     async def _blocking(work: Callable[[], _T]) -> _T:
         """Run a blocking call of the store or a factor in a worker thread, to its end even when cancelled."""
         return await anyio.to_thread.run_sync(work)
-
-
-def _changed_terms(existing: Challenge, wanted: Challenge) -> str:
-    """What an open challenge no longer agrees with, in words; empty when it can be joined."""
-    pairs = {
-        "the credential": (existing.principal.credential, wanted.principal.credential),
-        "the policy": (existing.policy_revision, wanted.policy_revision),
-        "the tool's definition": (existing.definition, wanted.definition),
-        "the requirement": (_terms(existing), _terms(wanted)),
-    }
-    return " and ".join(name for name, (was, now) in pairs.items() if was != now)
-
-
-def _terms(challenge: Challenge) -> object:
-    requirement = challenge.requirement
-    return replace(requirement, demands=requirement.irreducible)

@@ -42,10 +42,10 @@ _NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}"
 class Manifest:
     """What was signed. Times are whole Unix seconds.
 
-    `key` is the hex SHA-256 of the signer's DER public key. `definition` is the digest of the tool's definition that
-    the signer looked at, or empty for the pinned one. Of the constraints at least one is given: `exact` (hex SHA-256 of
-    the canonical arguments), `equals` (top-level arguments and their values), `when` (a CEL condition over `args` and
-    `now`).
+    `key` is the hex SHA-256 of the signer's DER public key, empty where nobody's key signs (`guard.stepup.given`).
+    `definition` is the digest of the tool's definition that the signer looked at, or empty for the pinned one. Of the
+    constraints at least one is given: `exact` (hex SHA-256 of the canonical arguments), `equals` (top-level arguments
+    and their values), `when` (a CEL condition over `args` and `now`).
     """
 
     id: str
@@ -138,7 +138,7 @@ _SHAPE: Final[Mapping[str, Check]] = {
     "aud": text(r".{1,256}"),
     "id": text(r"i_[0-9A-Za-z]{22,64}"),
     "signer": text(_NAME),
-    "key": text(r"[0-9a-f]{64}"),
+    "key": text(r"([0-9a-f]{64})?"),
     "agent": text(r".{1,256}"),
     "upstream": text(r".{1,256}"),
     "tool": text(r".{1,512}"),

@@ -27,7 +27,7 @@ from guard.errors import (
     ProofWrongCallError,
 )
 from guard.model import Challenge, Json, Proof, ProofClass, State
-from guard.quorum import stale, welcome
+from guard.quorum import counts, stale, welcome
 from guard.reasons import Code
 from guard.requirement import broken, missing, satisfied
 from guard.stepup import records
@@ -206,6 +206,8 @@ def _require_entitled(challenge: Challenge, proof: Proof) -> None:
     principal = challenge.principal
     if not welcome(challenge.requirement, proof.proof_class, proof.kind, proof.attestation):
         raise ProofError(f"a proof by {proof.kind} of this attestation is not taken here", reason=Code.NOT_TAKEN)
+    if not counts(challenge.requirement, proof):
+        raise ProofError("nothing that is required asks for this proof", reason=Code.NOT_TAKEN)
     if proof.proof_class is ProofClass.POSSESSION:
         if proof.subject != principal.subject:
             raise ProofWrongCallError("this is the key of another workload")
@@ -287,3 +289,19 @@ def _end(
     if grant := challenge.grant:
         fields["grant_id"] = grant.id
     return ended, (Record(event, fields), Wake(challenge.id))
+
+
+def changed_terms(existing: Challenge, wanted: Challenge) -> str:
+    """What an open challenge no longer agrees with, in words; empty when it can be joined."""
+    pairs = {
+        "the credential": (existing.principal.credential, wanted.principal.credential),
+        "the policy": (existing.policy_revision, wanted.policy_revision),
+        "the tool's definition": (existing.definition, wanted.definition),
+        "the requirement": (_terms(existing), _terms(wanted)),
+    }
+    return " and ".join(name for name, (was, now) in pairs.items() if was != now)
+
+
+def _terms(challenge: Challenge) -> object:
+    requirement = challenge.requirement
+    return replace(requirement, demands=requirement.irreducible)

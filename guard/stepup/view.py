@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from guard.model import Challenge, Finding, Proof, State
+from guard.model import Challenge, Finding, Further, Proof, State
 from guard.quorum import INTENT
 from guard.requirement import missing
 from guard.stepup.visible import visible
@@ -78,6 +78,8 @@ def facts(challenge: Challenge) -> Iterator[tuple[str, str]]:
     yield "required", requirement.label + (f", people of group {requirement.approvers}" if requirement else "")
     for term in requirement.terms:
         yield "", term
+    if challenge.further:
+        yield "may allow", further_words(challenge.further)
     if requirement.barred:
         yield "but not by", f"{', '.join(sorted(requirement.barred))}, who changed the policy last"
     for proof in challenge.proofs:
@@ -88,6 +90,11 @@ def facts(challenge: Challenge) -> Iterator[tuple[str, str]]:
     if challenge.ended_because:
         by = f"{challenge.ended_by}: " if challenge.ended_by else ""
         yield "ended", by + challenge.ended_because
+
+
+def further_words(further: Further) -> str:
+    """What an approver may allow beyond the call, in words."""
+    return f"up to {further.uses} further calls of this tool, within {further.seconds / 60:g} minutes"
 
 
 def _finding(finding: Finding) -> str:

@@ -25,7 +25,8 @@ Decision = Literal["approve", "deny"]
 class Vote:
     """One person's decision about one challenge, with what is to prove that it is theirs.
 
-    `view_digest` is that of the view they were shown; `evidence` belongs to the method (a code, an assertion).
+    `view_digest` is that of the view they were shown; `evidence` belongs to the method (a code, an assertion); `also`
+    is what they allow beyond the call, in words, and empty where they allow nothing.
     """
 
     challenge: Challenge
@@ -33,6 +34,7 @@ class Vote:
     decision: Decision
     view_digest: str
     evidence: Mapping[str, Json]
+    also: str = ""
 
     def signed(self, *, once: str, audience: str) -> bytes:
         """The 32 bytes a passkey signs; `once` is the secret of the ticket it was asked with."""
@@ -46,6 +48,7 @@ class Vote:
             approver=self.approver,
             decision=self.decision,
             view_digest=self.view_digest,
+            **({"also": self.also} if self.also else {}),
         )
 
 

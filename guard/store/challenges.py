@@ -7,7 +7,22 @@ from dataclasses import fields
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from sqlalchemy import ColumnElement, RowMapping, Select, bindparam, func, or_, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    RowMapping,
+    Select,
+    String,
+    and_,
+    bindparam,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    update,
+)
 
 from guard.errors import StoreUnavailableError
 from guard.model import Challenge, State
@@ -15,7 +30,7 @@ from guard.people import Range
 from guard.requirement import asks_people
 from guard.store.codec import Row, decode, encode
 from guard.store.database import Database
-from guard.store.schema import OPEN, OPEN_SQL, WAITING_SQL, intents
+from guard.store.schema import OPEN, OPEN_SQL, WAITING_SQL, challenge_groups, intents
 from guard.store.schema import challenges as table
 from guard.store.seal import Keyring
 from guard.store.strict import RowError
@@ -53,6 +68,12 @@ _SWAP: Final = update(table).where(
     table.c.version == bindparam("old_version"),
     table.c.state == bindparam("old_state"),
     table.c.digest == bindparam("old_digest"),
+)
+_ASK: Final = insert(challenge_groups).from_select(
+    ["member", "seq", "first"],
+    select(bindparam("group", type_=String), table.c.seq, bindparam("leads", type_=Integer)).where(
+        table.c.id == bindparam("wanted")
+    ),
 )
 _SPEND: Final = (
     update(intents)
@@ -93,6 +114,7 @@ class SqlChallenges:
             # With PostgreSQL the other one may close between the two statements; then the place is free again.
             for _ in range(_ATTEMPTS):
                 if connection.execute(self._insert, row).rowcount == 1:
+                    connection.execute(_ASK, _asks(challenge))
                     return challenge
                 found = connection.execute(_OPEN_BY_DIGEST, {"wanted": challenge.digest}).mappings().one_or_none()
                 if found is not None:
@@ -149,13 +171,13 @@ class SqlChallenges:
             found = connection.execute(_LISTED.where(table.c.seq.in_(chosen)).order_by(order)).mappings().all()
         return tuple((int(row["seq"]), _listed(row)) for row in found)
 
-    def pulse(self, groups: frozenset[str] | None, now: float) -> tuple[int, str]:
-        """How many wait, and a mark that differs when any open challenge of the groups came, went or changed.
+    def pulse(self, groups: frozenset[str] | None, now: float, named: frozenset[str] | None = None) -> tuple[int, str]:
+        """How many wait, and a mark that differs when any open challenge of the groups (as in `Range`) changed.
 
         Raises:
             StoreUnavailableError: the database cannot serve.
         """
-        living = Range(states=frozenset(OPEN), groups=groups, living=now)
+        living = Range(states=frozenset(OPEN), groups=groups, named=named, living=now)
         query = (
             select(table.c.state, func.count(), func.max(table.c.seq), func.sum(table.c.version))
             .where(*_within(living))
@@ -281,7 +303,12 @@ def _within(wanted: Range) -> list[ColumnElement[bool]]:
     if wanted.principal:
         conditions.append(table.c.principal == wanted.principal)
     if wanted.groups is not None:
-        conditions.append(table.c.approvers.in_(sorted(wanted.groups)))
+        own = wanted.groups if wanted.named is None else wanted.named
+        asks, member = challenge_groups.c.seq == table.c.seq, challenge_groups.c.member
+        seen: ColumnElement[bool] = member.in_(sorted(own))
+        if not wanted.groups <= own:
+            seen = or_(seen, and_(challenge_groups.c.first == 1, member.in_(sorted(wanted.groups))))
+        conditions.append(exists().where(asks, seen))
     if wanted.living is not None:
         conditions.append(or_(table.c.state.not_in(OPEN), table.c.expires > wanted.living))
     if wanted.after:
@@ -308,6 +335,14 @@ def _require_one(rows: int) -> None:
     """Leave the transaction, undoing all of it, unless exactly one row changed."""
     if rows != 1:
         raise _NotChanged
+
+
+def _asks(challenge: Challenge) -> list[_Values]:
+    requirement = challenge.requirement
+    return [
+        {"group": group, "leads": int(group == requirement.approvers), "wanted": challenge.id}
+        for group in sorted(requirement.groups)
+    ]
 
 
 def _columns(challenge: Challenge) -> _Values:

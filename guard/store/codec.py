@@ -17,6 +17,7 @@ from guard.model import (
     Demand,
     Doubt,
     Finding,
+    Further,
     Json,
     Principal,
     Proof,
@@ -39,6 +40,7 @@ _CAUSE: Final = word({doubt.value: doubt for doubt in Doubt})
 _CLASS: Final = word({proof_class.value: proof_class for proof_class in ProofClass})
 _DEMANDS: Final = each(word({demand.value: demand for demand in Demand}))
 _CODE: Final = word({code.value: code for code in Code})
+_PAIR: Final = 2
 _TEXTS: Final = each(text)
 
 
@@ -115,6 +117,7 @@ def decode(row: Row, arguments: str) -> Challenge:
         findings=body.take("findings", each(_finding)),
         opened=row.opened,
         expires=row.expires,
+        further=body.may("further", _further) or Further(),
         state=_STATE(row.state),
         version=row.version,
         proofs=body.take("proofs", each(_proof)),
@@ -160,6 +163,7 @@ def _body(challenge: Challenge) -> Json:
         "decided": challenge.decided,
         "ended_by": challenge.ended_by,
         "ended_because": challenge.ended_because,
+        **({"further": [challenge.further.uses, challenge.further.seconds]} if challenge.further else {}),
     }
 
 
@@ -209,6 +213,13 @@ def _proof_json(proof: Proof) -> Json:
 
 
 # ------------------------------------------------------------------ reading
+
+
+def _further(value: Json) -> Further:
+    uses, seconds = each(number)(value) if isinstance(value, list) and len(value) == _PAIR else (0.0, 0.0)
+    if not (uses >= 1 and uses == int(uses) and seconds > 0):
+        raise RowError("what may be allowed further is no number of uses and seconds")
+    return Further(int(uses), seconds)
 
 
 def _requirement(value: Json) -> Requirement:

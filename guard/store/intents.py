@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import ColumnElement, RowMapping, select, update
+from sqlalchemy import ColumnElement, RowMapping, delete, select, update
 
 from guard.intents import Intent
 from guard.store.database import Database
@@ -58,6 +58,15 @@ class SqlIntents:
         statement = update(table).where(table.c.id == intent_id, table.c.revoked == 0).values(revoked=at)
         with self._database.write(durable=True) as connection:
             return connection.execute(statement).rowcount == 1
+
+    def purge(self, before: float) -> int:
+        """Erase the intents whose window ended before that moment; how many there were.
+
+        Raises:
+            StoreUnavailableError: the database cannot serve.
+        """
+        with self._database.write() as connection:
+            return connection.execute(delete(table).where(table.c.ends < before)).rowcount
 
     def _read(self, row: RowMapping) -> Intent:
         payload = self._keyring.unseal(row["payload"], _place(row["id"]))

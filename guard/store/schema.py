@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from guard.model import State
 
-REVISION: Final = "0007"
+REVISION: Final = "0009"
 """The schema revision this version reads and writes: the head of `migrations/versions`."""
 
 METADATA: Final = MetaData()
@@ -60,7 +60,7 @@ challenges: Final = Table(
     Index("challenges_by_digest", "digest", "seq"),
     Index("challenges_by_state", "state", "principal"),
     # Covers what lists ask of every row, so that only the rows of one page are read.
-    Index("challenges_by_group", "approvers", "state", "expires", "version"),
+    Index("challenges_listed", "state", "expires", "version"),
     Index("challenges_by_principal", "principal", "seq"),
 )
 
@@ -90,6 +90,15 @@ waiting_challenges: Final = Index(
     postgresql_where=text(WAITING_SQL),
 )
 """What waits for people can be counted and looked through without touching the challenges themselves."""
+
+challenge_groups: Final = Table(
+    "challenge_groups",
+    METADATA,
+    Column("member", String, primary_key=True),
+    Column("seq", _SEQ, primary_key=True, autoincrement=False),
+    Column("first", Integer, nullable=False),
+)
+"""Whose members a challenge asks: the requirement's approvers (`first`), and every group its quorums name."""
 
 agents: Final = Table(
     "agents",

@@ -34,13 +34,15 @@ from guard.errors import (
 from guard.model import Challenge, Json, State
 from guard.people import Range
 from guard.reasons import Code
+from guard.stepup.given import FIELDS
+from guard.stepup.given import wanted as wish
 from guard.stepup.view import render
 from guard.stepup.vote import Vote
 from guard.web.bodies import challenge_id, json_body, word
 from guard.web.gate import refusal
 from guard.web.listing import cursor, describe, query, seconds, wanted, whole
 from guard.web.services import Services
-from guard.web.visits import by, groups, may_see, visitor
+from guard.web.visits import by, groups, may_see, named, visitor
 
 WAIT_SECONDS: Final = 30.0
 WAITERS: Final = 256
@@ -131,6 +133,7 @@ class Challenges:
             states=wanted(asking.get("state")),
             principal=asking.get("principal", ""),
             groups=groups(request),
+            named=named(request),
             text=asking.get("q", "").strip(),
             after=whole(asking.get("from", "0"), "from"),
             limit=whole(asking.get("limit", str(LISTED)), "limit", least=1, most=LISTED),
@@ -174,7 +177,7 @@ class Challenges:
         challenge, person = await seen(self._services, request), visitor(request)
         if person is None:
             raise IdentityError(reason=Code.NO_CREDENTIAL)
-        body = await json_body(request, "decision", "view_digest")
+        body = await json_body(request, "decision", "view_digest", *FIELDS)
         if body.get("decision") not in {"approve", "deny"}:
             raise WireError("decision is approve or deny")
         vote = Vote(
@@ -183,6 +186,7 @@ class Challenges:
             decision="deny" if body["decision"] == "deny" else "approve",
             view_digest=word(body.get("view_digest")),
             evidence={},
+            also=also.label if (also := wish(body)) else "",
         )
         return JSONResponse(await anyio.to_thread.run_sync(self._services.passkeys.begin_vote, vote))
 
@@ -239,6 +243,7 @@ class Challenges:
             states=asked.states,
             principal=asked.principal,
             groups=asked.groups,
+            named=asked.named,
             living=self._clock.now(),
             text=asked.text,
             after=asked.after,
@@ -284,6 +289,7 @@ class Grants:
         asked = Range(
             states=frozenset({State.SATISFIED}),
             groups=groups(request),
+            named=named(request),
             living=self._services.clock.now(),
             after=whole(query(request, "from").get("from", "0"), "from"),
             limit=LISTED,

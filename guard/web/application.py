@@ -40,7 +40,7 @@ def api(services: Services, *, local: bool) -> Starlette:
         *challenges.routes(),
         *grants.routes(),
         *events.routes(),
-        *IntentEndpoints(services.intents, store.intents, services.clock).routes(),
+        *IntentEndpoints(services.intents, store.intents, store.challenges, services.ledger, services.clock).routes(),
     ]
     if local:
         return _application(routes, Middleware(LocalGate), translate)

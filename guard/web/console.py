@@ -27,6 +27,7 @@ from guard.model import Challenge, Json, State
 from guard.people import Range
 from guard.reasons import Code
 from guard.requirement import missing
+from guard.stepup.given import FIELDS
 from guard.stepup.view import render
 from guard.web.api import seen, status_of
 from guard.web.bodies import challenge_id, form_body
@@ -100,12 +101,13 @@ class Console:
         asked = Range(
             states=frozenset({State.PENDING}),
             groups=groups,
+            named=person.person.groups,
             living=now,
             after=_place(request),
             limit=PAGE,
         )
         found = await anyio.to_thread.run_sync(self._store.challenges.page, asked)
-        waiting, _ = await anyio.to_thread.run_sync(self._store.challenges.pulse, groups, now)
+        waiting, _ = await anyio.to_thread.run_sync(self._store.challenges.pulse, groups, now, asked.named)
         return {
             "challenges": [one for _, one in found],
             "next": found[-1][0] if len(found) == PAGE else 0,
@@ -122,6 +124,7 @@ class Console:
         asked = Range(
             states=wanted(state or None) or _ENDED | {State.SATISFIED},
             groups=person.sees,
+            named=person.person.groups,
             text=text,
             after=_place(request),
             newest_first=True,
@@ -217,7 +220,8 @@ class Console:
         }
         try:
             if decision == "approve":
-                await self._services.ceremony.prove(found.id, "approval", {**evidence, "note": note})
+                wish = {name: fields.get(name, "").strip() for name in FIELDS}
+                await self._services.ceremony.prove(found.id, "approval", {**evidence, **wish, "note": note})
             elif decision == "deny":
                 refused = {**evidence, "decision": "deny"}
                 await self._services.ceremony.deny(found.id, "approval", refused, note)

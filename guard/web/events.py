@@ -19,7 +19,7 @@ from starlette.routing import Route
 from guard.errors import StoreUnavailableError, UnavailableError
 from guard.reasons import Code
 from guard.web.services import Services
-from guard.web.visits import Visitor, Visits, groups, visitor
+from guard.web.visits import Visitor, Visits, groups, named, visitor
 
 STREAMS: Final = 256
 BEAT_SECONDS: Final = 15.0
@@ -50,7 +50,7 @@ class Events:
         return StreamingResponse(self._stream(request), media_type="text/event-stream")
 
     async def _stream(self, request: Request) -> AsyncIterator[str]:
-        visible_to, local = groups(request), visitor(request) is None
+        visible_to, own, local = groups(request), named(request), visitor(request) is None
         seen, store, clock = "", self._services.store.challenges, self._services.clock
         count = -1
         self._streams += 1
@@ -59,8 +59,8 @@ class Events:
                 if not local:
                     if (person := await self._allowed(request)) is None:
                         return
-                    visible_to = person.sees
-                waiting, mark = await anyio.to_thread.run_sync(store.pulse, visible_to, clock.now())
+                    visible_to, own = person.sees, person.person.groups
+                waiting, mark = await anyio.to_thread.run_sync(store.pulse, visible_to, clock.now(), own)
                 if mark != seen or not seen:
                     seen = mark or "-"
                     yield f"event: change\ndata: {json.dumps({'waiting': waiting})}\n\n"

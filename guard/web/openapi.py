@@ -86,6 +86,11 @@ _ASSERTION: Final[Mapping[str, Json]] = {
     "authenticator_data": _text(_BASE64),
     "signature": _text(_BASE64),
 }
+_ALSO: Final[Mapping[str, Json]] = {
+    "also_uses": _text("^[1-9][0-9]{0,5}$", description="how many further calls of the tool you allow, too"),
+    "also_minutes": _text("^[1-9][0-9]{0,5}$", description="for how many minutes"),
+    "also_when": _text(description="condition in CEL over args; without it, exactly the same arguments"),
+}
 _VOTE: Final = _object(
     {
         "kind": _text(description="`approval`"),
@@ -96,8 +101,9 @@ _VOTE: Final = _object(
         "as": _text(description="your own name, if given"),
         "note": _text(description="your words, for the record"),
         "because": _text(description="your words, for the agent, when you refuse"),
+        **_ALSO,
     },
-    optional=["method", "view_digest", "code", *_ASSERTION, "as", "note", "because"],
+    optional=["method", "view_digest", "code", *_ASSERTION, "as", "note", "because", *_ALSO],
     closed=False,
 )
 
@@ -218,7 +224,7 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
         f"{_ONE}/assertion",
         "What your passkey is asked to sign for a decision",
         _ref("Asked"),
-        body=_object({"decision": _text(enum=["approve", "deny"]), "view_digest": _text()}),
+        body=_object({"decision": _text(enum=["approve", "deny"]), "view_digest": _text(), **_ALSO}, optional=[*_ALSO]),
         refusals=(400, 404, 503),
     ),
     Endpoint("post", f"{_ONE}/proofs", "Approve", _ref("Challenge"), body=_ref("Vote"), refusals=(*_VOTING, 503)),
@@ -297,7 +303,7 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     Endpoint(
         "get",
         "/v1/intents",
-        "The newest signed intents, without the arguments they name",
+        "The newest intents, signed or given while approving, without the arguments they name",
         _object({"intents": _list(_INTENT)}),
         query={"agent": _text(), "server": _text(), "tool": _text()},
         refusals=(400,),
@@ -317,6 +323,13 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
         ),
         refusals=(400, 409, 410, 429, 503),
         login=False,
+    ),
+    Endpoint(
+        "post",
+        "/v1/intents/{id}/revoke",
+        "Take back what you, or one of your group, allowed further while approving",
+        _INTENT,
+        refusals=(404,),
     ),
 )
 """Every endpoint below /v1, in the order of the reference page."""

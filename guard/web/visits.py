@@ -141,6 +141,18 @@ def groups(request: Request) -> frozenset[str] | None:
     return found.sees
 
 
+def named(request: Request) -> frozenset[str] | None:
+    """The groups a quorum may ask for whoever asks here to see it: their own; None, which is all, on the local socket.
+
+    Raises:
+        IdentityError: nobody is logged in.
+    """
+    if groups(request) is None:
+        return None
+    found = visitor(request)
+    return found.person.groups if found else frozenset()
+
+
 def may_see(request: Request, challenge: Challenge) -> bool:
     """Whether whoever asks may see this challenge; the owner of the local socket sees all.
 

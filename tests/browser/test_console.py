@@ -12,6 +12,7 @@ from playwright.sync_api import Error, expect
 
 from guard.stepup.view import render
 from tests.browser.conftest import POLICY, House
+from tests.guards import PATIENCE
 from tests.visitors import Person, add_person, cancel, forget_logins, invite
 
 XSS = [
@@ -29,14 +30,21 @@ XSS = [
 
 
 def open_challenge(person: Person, challenge: str) -> None:
-    """Go there, again when a page that at this moment followed its own challenge's change went first."""
-    for _ in range(5):
+    """Go there, again when a page that at this moment followed its own challenge's change went first.
+
+    Leaving a page that is about to replace itself can lose to it however often one tries; so what counts is that the
+    page of this challenge is there, and a blank one came before it, which follows nothing.
+    """
+    place = person.page.locator(f'#challenge[data-id="{challenge}"]')
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
         with suppress(Error):
             person.page.goto("about:blank")
+            person.page.wait_for_url("about:blank")
             person.page.goto(f"/challenges/{challenge}")
-            if person.page.url.endswith(challenge):
-                return
-    raise AssertionError(f"the page of {challenge} does not stay open")
+            place.wait_for(timeout=PATIENCE * 250)
+            return
+    raise AssertionError(f"the page of {challenge} does not stay open: {person.page.url}")
 
 
 def approve(person: Person) -> None:

@@ -7,7 +7,7 @@ Over HTTP `initialize` begins a session, and GET /mcp is an event stream that la
 With `--forgetful` a session begun by an earlier process is answered 404.
 With `--words FILE` (a JSON object) tools are described in its words, read for every tools/list.
 
-Each tools/call appends one JSON line {"tool", "arguments", "id"} to the journal before it is answered. Tools:
+Each tools/call appends one JSON line {"tool", "arguments", "id", "mono"} to the journal before it is answered. Tools:
 
     note       public-looking: answers with its arguments
     wipe       the same, annotated as destructive
@@ -92,7 +92,8 @@ class Server:
             return None
         params = message.get("params") or {}
         if method == "tools/call":
-            self._journal.note(tool=params["name"], arguments=params.get("arguments", {}), id=message["id"])
+            said = {"tool": params["name"], "arguments": params.get("arguments", {}), "id": message["id"]}
+            self._journal.note(**said, mono=time.monotonic())
             result = self.call(params["name"], params.get("arguments", {}))
         elif method == "tools/list":
             words = json.loads(self._words.read_text()) if self._words and self._words.exists() else {}

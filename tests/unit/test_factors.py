@@ -647,6 +647,33 @@ def test_a_member_of_a_quorums_group_may_consent_and_the_proof_says_as_what(desk
         desk.approve("eve", asks())
 
 
+def test_a_vote_that_can_fill_no_named_place_is_refused_and_loses_no_code(desk: Desk) -> None:
+    audit = Quorum(proof_class=ProofClass.CONSENT, group="audit")
+    named = Requirement(frozenset({Demand.CONSENT}), approvers="oncall", quorums=frozenset({audit}))
+    with pytest.raises(ProofError, match="every place is for a member of group audit, and ann is in none") as refused:
+        desk.approve("ann", challenge(requirement=named))
+    assert refused.value.reason is Code.NOT_TAKEN
+    assert not desk.spent("ann")
+    second = replace(named, demands=frozenset({Demand.TWO_PEOPLE}))
+    assert desk.approve("ann", challenge(requirement=second)), "the second of two people needs no group"
+
+
+def test_a_group_that_is_asked_late_is_refused_where_every_place_is_named_and_may_still_refuse_the_call(
+    desk: Desk,
+) -> None:
+    audit = Quorum(proof_class=ProofClass.CONSENT, group="audit")
+    named = Requirement(frozenset({Demand.CONSENT}), approvers="audit", quorums=frozenset({audit}))
+    late = challenge(requirement=named, opened=NOW - 600, expires=NOW + 60)
+    factor = ApprovalFactor(
+        desk.store.approvers, desk.store.agents, {"totp": desk.totp}, solo=False, escalate={"audit": "oncall"}
+    )
+    evidence = {"as": "ann", "code": desk.apps["ann"].at(NOW), "view_digest": render(late).digest}
+    with pytest.raises(ProofError, match="every place"):
+        factor.verify(late, evidence, NOW)
+    assert not desk.spent("ann")
+    assert factor.verify(late, {**evidence, "decision": "deny"}, NOW).subject == "ann"
+
+
 def test_a_vote_falls_with_the_group_it_was_given_for(desk: Desk) -> None:
     audit = asks(Quorum(proof_class=ProofClass.CONSENT, group="audit"))
     factor = ApprovalFactor(desk.store.approvers, desk.store.agents, {"totp": desk.totp}, solo=False)

@@ -23,6 +23,7 @@ from guard.errors import (
     ProofReplayedError,
     ProofWrongApproverError,
     ProofWrongCallError,
+    UnavailableError,
 )
 from guard.factors import register
 from guard.factors.ecdsa import thumbprint
@@ -38,6 +39,7 @@ from guard.stepup.ceremony import Ceremony
 from guard.stepup.intent import LONGEST, MAX_BYTES, MOST, Manifest, parse, payload, require_covers, signed_bytes
 from guard.store.seal import Keyring
 from guard.store.sql import SqlStore
+from guard.web.intents import Rate
 from guard.wire.canonical import canonical, digest
 from tests import nouns
 from tests.world_store import WorldClock, WorldLedger, WorldStore
@@ -791,3 +793,32 @@ def test_the_simulated_store_counts_uses_as_the_real_one_does() -> None:
     done = replace(challenge, state=State.CONSUMED, arguments="", version=1)
     assert not store.swap(challenge, done, durable=True, spends={"i_1": 0})
     assert store.swap(challenge, done, durable=True, spends={"i_1": 1})
+
+
+# ------------------------------------------------------------------ what is bounded
+
+
+def test_an_intent_that_is_long_over_is_erased_and_can_not_be_published_again(office: Office) -> None:
+    signed = office.signed()
+    kept = office.factor.publish(signed)
+    assert office.store.intents.purge(kept.ends) == 0
+    assert office.store.intents.purge(kept.ends + 1) == 1
+    assert office.store.intents.get(kept.id) is None
+    office.clock.wall = kept.ends + 31 * 86400
+    with pytest.raises(ProofExpiredError):
+        office.factor.publish(signed)
+
+
+def test_an_address_and_all_together_have_only_so_many_envelopes_looked_at_in_a_minute() -> None:
+    rate = Rate(each=2, all_of_them=3)
+    for source in ("a", "a", "b"):
+        rate.take(source, 100.0)
+    for source in ("a", "b", "c"):
+        with pytest.raises(UnavailableError) as refused:
+            rate.take(source, 159.9)
+        assert refused.value.reason is Code.OVERLOADED
+    rate.take("a", 160.0)
+    rate.take("a", 160.0)
+    with pytest.raises(UnavailableError):
+        rate.take("a", 160.0)
+    rate.take("b", 160.0)

@@ -76,6 +76,8 @@ def test_the_least_busy_person_of_the_group_counts() -> None:
     assert least_busy(waiting, [{"a", "b"}, {"a"}, {"b"}], "a") == 3
     assert least_busy(waiting, [{"a", "b"}], "a") == 8
     assert least_busy(waiting, [], "b") == 5
+    assert least_busy(waiting, [{"a", "c"}], "c") == 3, "nothing waits for a group that is not counted"
+    assert least_busy(waiting, [], "c") == 0
 
 
 # ------------------------------------------------------------------ in the ceremony
@@ -160,3 +162,27 @@ async def test_a_flood_is_on_record_once_a_minute() -> None:
         assert (await place.refused(number)).reason is Code.TOO_MANY_PENDING
     assert place.ledger.events.count("challenge.flooded") == 1
     assert place.ledger.last("challenge.flooded") == {"principal": "deployer", "limit": "too_many_pending"}
+
+
+@pytest.mark.anyio
+async def test_a_flood_is_on_record_again_after_a_minute_and_each_agents_by_itself() -> None:
+    place, moment = Place(pending=1), [1000.0]
+    place.clock.mono = lambda: moment[0]
+    others = [replace(nouns.PRINCIPAL, subject=name) for name in ("deployer", "other")]
+    for number, principal in enumerate(others):
+        await place.ask(number, principal=principal)
+    for at, told in ((1000.0, 2), (1000.0, 2), (1059.9, 2), (1060.0, 4), (1060.0, 4), (1119.9, 4), (1120.0, 6)):
+        moment[0] = at
+        for number, principal in enumerate(others):
+            await place.refused(10 + number, principal=principal)
+        assert place.ledger.events.count("challenge.flooded") == told, at
+
+
+@pytest.mark.anyio
+async def test_whoever_was_removed_has_no_time_for_anybody() -> None:
+    place = Place(per_approver=1)
+    place.store.put(Approver(name="ann", groups=frozenset({"approvers"}), created=0))
+    place.store.put(Approver(name="ben", groups=frozenset({"approvers", "oncall"}), created=0, removed=1))
+    await place.ask(0, requirement=replace(nouns.challenge().requirement, approvers="oncall"))
+    await place.ask(1)
+    assert (await place.refused(2)).reason is Code.APPROVERS_BUSY

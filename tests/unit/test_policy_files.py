@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,14 @@ from jsonschema import Draft202012Validator
 
 from guard.config import load
 from guard.lab.check import check
-from guard.model import Demand, Sensitivity
+from guard.model import Demand, Further, Sensitivity
 from guard.policy import keys
+from guard.policy.classify import PolicySet, classify
 from guard.policy.document import Policy
 from guard.policy.reading import read
 from guard.policy.schema import schema
 from guard.policy.tree import MAX_BYTES
+from tests import nouns
 
 ROOT = Path(__file__).parents[2]
 
@@ -223,6 +226,51 @@ def test_the_schema_refuses_what_the_reader_refuses() -> None:
         {"server": "vault", "windows": {"w": {}}},
     ):
         assert not validator.is_valid(wrong)
+
+
+# ------------------------------------------------------------------ further calls
+
+
+def further(said: str) -> Further | list[str]:
+    policy, mistakes = read(f"server: x\ntools:\n  t: {{grants: {said}}}\n".encode(), "x.yaml")
+    return policy.entries["tool"][0].further if policy else [str(one) for one in mistakes]
+
+
+def test_grants_say_how_many_further_calls_a_person_may_allow_and_for_how_long() -> None:
+    assert further("{uses: 10, minutes: 60}") == Further(10, 3600)
+    policy, _ = read(b"server: x\ntools:\n  t: {}\n", "x.yaml")
+    assert policy is not None
+    assert not policy.entries["tool"][0].further
+    assert not policy.default.further
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("{}", "how often and how long"),
+        ("{uses: 1}", "how often and how long"),
+        ("{minutes: 1}", "how often and how long"),
+        ("{uses: 0, minutes: 1}", "uses is a whole number from 1 to 100"),
+        ("{uses: 101, minutes: 1}", "uses is a whole number from 1 to 100"),
+        ("{uses: 1, minutes: 1441}", "minutes is a whole number from 1 to 1440"),
+        ("{uses: true, minutes: 1}", "uses is a whole number"),
+        ("{uses: 1, minutes: 1, when: x}", "unknown key"),
+        ("always", "is a mapping"),
+    ],
+)
+def test_a_mistake_in_grants_is_said_and_no_policy_comes_of_it(said: str, why: str) -> None:
+    mistakes = further(said)
+    assert isinstance(mistakes, list)
+    assert any(why in one for one in mistakes), mistakes
+    assert not Draft202012Validator(schema()).is_valid({"server": "x", "tools": {"t": {"grants": {"uses": 0}}}})
+
+
+def test_two_entries_that_name_a_call_allow_what_both_allow() -> None:
+    text = "server: x\ntools:\n  'a*': {grants: {uses: 9, minutes: 5}}\n  '*b': {grants: {uses: 3, minutes: 60}}\n"
+    policy, _ = read(text.encode(), "x.yaml")
+    assert policy is not None
+    found = classify(PolicySet({"x": policy}, "r"), replace(nouns.call("ab"), server="x"), now=0)
+    assert found.further == Further(3, 300)
 
 
 # ------------------------------------------------------------------ the long form of require

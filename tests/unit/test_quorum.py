@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guard.model import Demand, Proof, ProofClass, Quorum, Requirement
-from guard.quorum import stale, unfilled, voices, welcome
+from guard.quorum import counts, stale, unfilled, voices, welcome
 from guard.requirement import missing, satisfied, wants_consent
 from tests import nouns
 
@@ -215,6 +215,35 @@ def test_a_proof_that_no_quorum_of_its_class_takes_is_not_welcome(
 ) -> None:
     asked = need(Quorum(proof_class=CONSENT, kinds=frozenset({"webauthn"}), attestation=1))
     assert welcome(asked, proof_class, kind, attestation) is taken
+
+
+@pytest.mark.parametrize(
+    ("demands", "quorums", "groups", "able"),
+    [
+        ((Demand.CONSENT,), (), (), True),
+        ((Demand.CONSENT,), (AUDIT,), ("audit",), True),
+        ((Demand.CONSENT,), (AUDIT,), ("oncall",), False),
+        ((Demand.TWO_PEOPLE,), (AUDIT,), ("oncall",), True),
+        ((Demand.TWO_PEOPLE,), (AUDIT, ONCALL), (), False),
+        ((Demand.TWO_PEOPLE,), (replace(AUDIT, people=2),), ("oncall",), False),
+        ((Demand.TWO_PEOPLE,), (AUDIT, replace(AUDIT, max_age=60)), ("oncall",), True),
+        ((Demand.TWO_PEOPLE,), (AUDIT, Quorum(proof_class=CONSENT)), ("oncall",), True),
+        ((Demand.CONSENT,), (Quorum(proof_class=POSSESSION, attestation=2),), (), True),
+    ],
+)
+def test_a_voice_counts_where_a_place_may_be_its_own(
+    demands: Sequence[Demand], quorums: Sequence[Quorum], groups: Sequence[str], able: bool
+) -> None:
+    asked = need(*quorums, demands=demands)
+    assert counts(asked, vote("ann", *groups)) is able
+    assert counts(asked, replace(vote("ann"), proof_class=ProofClass.EMERGENCY))
+
+
+def test_a_signature_below_what_is_asked_stands_for_nothing() -> None:
+    asked = need(Quorum(proof_class=POSSESSION, attestation=2), demands=(Demand.POSSESSION,))
+    signed = replace(vote("robot"), proof_class=POSSESSION, kind="signature")
+    assert not counts(asked, replace(signed, attestation=1))
+    assert counts(asked, replace(signed, attestation=2))
 
 
 def test_what_is_missing_names_the_quorum() -> None:

@@ -22,7 +22,8 @@ from sqlalchemy import create_engine, text
 
 from guard import faults
 from guard.errors import ConfigError, StoreUnavailableError
-from guard.model import State
+from guard.model import ProofClass, Quorum, State
+from guard.people import Range
 from guard.ports import Approver, Credential, Lane, Store
 from guard.store import migrate as migration
 from guard.store.database import Database, RestlessWatch
@@ -420,11 +421,14 @@ def test_a_consumed_grant_stays_consumed_for_a_store_opened_later(state: Path, s
     later.close()
 
 
-def test_a_database_of_the_version_before_learns_which_group_each_waiting_challenge_asks(state: Path) -> None:
+def test_a_database_of_a_version_before_learns_which_groups_each_challenge_asks(state: Path) -> None:
     keyring = Keyring.open(state)
     store = SqlStore.open(state, keyring)
+    audit = Quorum(proof_class=ProofClass.CONSENT, group="audit")
     for number in (1, 2):
-        challenge = store.challenges.open_or_join(example_challenge(number))
+        made = example_challenge(number)
+        wanted = replace(made.requirement, quorums=frozenset({audit}))
+        challenge = store.challenges.open_or_join(replace(made, requirement=wanted))
     assert store.challenges.swap(challenge, satisfied(challenge), durable=False)
     store.close()
     with sqlite3.connect(state / DATABASE) as connection:
@@ -434,6 +438,9 @@ def test_a_database_of_the_version_before_learns_which_group_each_waiting_challe
             "DROP TABLE intents",
             "ALTER TABLE agents DROP COLUMN groups",
             "ALTER TABLE agents DROP COLUMN claims",
+            "DROP TABLE challenge_groups",
+            "DROP INDEX challenges_listed",
+            "CREATE INDEX challenges_by_group ON challenges (approvers, state, expires, version)",
             "DROP INDEX challenges_by_principal",
             "DROP INDEX challenges_waiting",
             "ALTER TABLE challenges DROP COLUMN asked",
@@ -445,4 +452,7 @@ def test_a_database_of_the_version_before_learns_which_group_each_waiting_challe
     connection.close()
     store = SqlStore.open(state, keyring)
     assert store.challenges.waiting(challenge.opened) == {"payments-oncall": 1}
+    groups = "payments-oncall", "audit", "elsewhere"
+    listed = [len(store.challenges.page(Range(groups=frozenset({group})))) for group in groups]
+    assert listed == [2, 2, 0]
     store.close()

@@ -83,9 +83,13 @@ async function enrol() {
 
 async function vote(decision) {
   const { id, view } = byId("challenge").dataset;
-  const note = byId("vote").elements.note.value;
-  const asked = await post(`/v1/challenges/${id}/assertion`, { decision, view_digest: view });
-  const evidence = { kind: "approval", method: "webauthn", view_digest: view, ...(await assertion(asked)) };
+  const { elements } = byId("vote");
+  const note = elements.note.value;
+  const also = {};
+  for (const name of ["also_uses", "also_minutes", "also_when"])
+    if (decision === "approve" && elements[name]?.value.trim()) also[name] = elements[name].value.trim();
+  const asked = await post(`/v1/challenges/${id}/assertion`, { decision, view_digest: view, ...also });
+  const evidence = { kind: "approval", method: "webauthn", view_digest: view, ...also, ...(await assertion(asked)) };
   if (decision === "approve") await post(`/v1/challenges/${id}/proofs`, { ...evidence, note });
   else await post(`/v1/challenges/${id}/deny`, { ...evidence, because: note });
   location.replace(`/challenges/${id}?done=${decision}`);
