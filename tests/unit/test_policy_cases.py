@@ -161,6 +161,7 @@ def act(folder: Path, **inputs: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(script, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_the_action_annotates_a_mistake_and_fails(folder: Path) -> None:
     (folder.parent / "payments.yaml").write_text("server: [\n")
