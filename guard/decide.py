@@ -53,10 +53,9 @@ def decide(
 ) -> Decision:
     """Decide about one call.
 
-    Nothing required: Permit. A grant that covers this very call now: Permit with it, to be consumed before
-    anything is forwarded. Otherwise a PENDING Challenge, whose id and nonce are the random part of
-    the call's id. What is not understood is denied, and so is what the owner refuses this agent, whatever was
-    proven. `now` is in Unix seconds.
+    Nothing required: Permit. A grant that covers this very call now: Permit with it, to be consumed before anything
+    is forwarded. Otherwise a PENDING Challenge, whose id and nonce are the random part of the call's id. What is not
+    understood is denied, and what the owner refuses this agent. `now` is in Unix seconds.
     """
     random = _CALL_ID.fullmatch(call.id)
     if not random or not math.isfinite(now) or not 0 < settings.expires < math.inf:

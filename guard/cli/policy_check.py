@@ -39,7 +39,7 @@ from guard.quorum import KINDS
 )
 @click.option("--live", is_flag=True, help="Ask every configured server for its tools, and compare.")
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
-@click.option("--notes", is_flag=True, help="Tell notes too; sarif, json and github always do.")
+@click.option("--notes", is_flag=True, help="Tell notes too: what is allowed, meant, and worth a second look.")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 def check(
     *, file: Path, as_json: bool, form: str, live: bool, strict: bool, notes: bool, files: tuple[Path, ...]
@@ -59,7 +59,7 @@ def check(
     told: list[Found] = [("mistake", one) for one in report.mistakes]
     told += [("warning", one) for one in warnings]
     form = "json" if as_json else form
-    if notes or form != "text":
+    if notes:
         told += [("note", one) for one in report.notes]
     if files:
         wanted = {path.resolve() for path in files}

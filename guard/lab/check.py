@@ -129,10 +129,10 @@ def _unstated(policy: Policy, entry: Entry) -> Iterator[Mistake]:
 
 
 def _weaker(policy: Policy) -> Iterator[Mistake]:
-    """Tags below the file's default that give no reason."""
+    """Tags below the file's default that do more than read, or do not say what they do, and give no reason."""
     default = policy.default.sensitivity
     for entry in (entry for entries in policy.entries.values() for entry in entries):
-        if entry.sensitivity < default and not entry.reason:
+        if entry.sensitivity < default and not entry.reason and entry.effects != {"read"}:
             said = f"{entry.sensitivity.label} is less than the default, {default.label}, and no reason is given"
             yield Mistake(entry.place, said)
 

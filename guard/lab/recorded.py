@@ -6,6 +6,7 @@ record does not hold is unknown here, never guessed (`guard.lab.unknown`).
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from guard.audit.export import Reader
-from guard.audit.record import Entry
+from guard.audit.lane import folder
+from guard.audit.record import LIMIT, Entry
 from guard.audit.redact import MASK, TEXT_LIMIT
 from guard.model import Band, Call, Doubt, Json, Principal, Source
 from guard.reasons import Code
@@ -23,6 +25,8 @@ _DIGESTED: Final = {"hmac", "type", "size"}
 _MEMBERS: Final = 16
 _PERSON: Final = frozenset({"consent", "emergency"})
 _JOINED: Final = "joined"
+_DEPTH: Final = 8
+_LINE: Final = 2 * LIMIT
 _LONG: Final = 60_000  # bytes of JSON beyond which the guard itself may not have looked at a value
 
 
@@ -85,13 +89,15 @@ def entries(path: Path) -> Iterator[tuple[Entry | None, int]]:
         OSError: it cannot be read.
     """
     if path.is_dir():
+        if not folder(path).is_dir():
+            raise FileNotFoundError(errno.ENOENT, "there is no ledger in this folder; name a state directory")
         reader = Reader(path)
         for entry in reader.read():
             yield entry, len(entry.line) + 1
         yield from ((None, 0) for _ in range(reader.skipped))
         return
     with path.open("rb") as file:
-        for line in file:
+        while line := file.readline(_LINE):
             yield _entry(line), len(line)
 
 
@@ -111,6 +117,10 @@ def _entry(line: bytes) -> Entry | None:
         return None
     event, at = fields.get("event"), fields.get("time")
     if not isinstance(event, str) or not isinstance(at, str):
+        return None
+    try:
+        _seconds(at)
+    except (ValueError, OverflowError):
         return None
     return Entry(str(fields.get("lane", "")), 0, at, event, fields, line)
 
@@ -247,14 +257,16 @@ def digested(value: Json) -> bool:
     return isinstance(value, Mapping) and set(value) <= _DIGESTED and {"type", "size"} <= set(value)
 
 
-def whole(value: Json) -> bool:
+def whole(value: Json, depth: int = _DEPTH) -> bool:
     """Whether a value that was opted in stands in the record as it was: not cut, masked or spelled out."""
+    if not depth:
+        return False
     if isinstance(value, str):
         return MASK not in value and "⟨" not in value and len(value) < TEXT_LIMIT
     if isinstance(value, Mapping):
-        return len(value) < _MEMBERS and all(whole(name) and whole(member) for name, member in value.items())
+        return len(value) < _MEMBERS and all(whole(name) and whole(member, depth - 1) for name, member in value.items())
     if isinstance(value, list | tuple):
-        return len(value) < _MEMBERS and bool(value) and all(map(whole, value))
+        return len(value) < _MEMBERS and bool(value) and all(whole(member, depth - 1) for member in value)
     return True
 
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from guard.config import Config
+from guard.lab import cases
 from guard.policy.directory import PolicyDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +32,13 @@ def test_the_reference_is_what_the_code_says() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("page", "text"), examples("yaml"))
+@pytest.mark.parametrize(("page", "text"), [one for one in examples("yaml") if "\ncases:" in one[1]])
+def test_tests_of_policies_in_the_documentation_can_be_read(page: str, text: str) -> None:
+    found, mistakes = cases.read(text.encode(), page)
+    assert found, mistakes
+
+
+@pytest.mark.parametrize(("page", "text"), [one for one in examples("yaml") if "\ncases:" not in one[1]])
 def test_policies_in_the_documentation_load(page: str, text: str, tmp_path: Path) -> None:
     (tmp_path / f"{yaml.safe_load(text)['server']}.yaml").write_text(text)
     assert PolicyDirectory(tmp_path).load().policies, page

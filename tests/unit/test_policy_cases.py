@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 
@@ -149,3 +151,39 @@ def test_the_laboratory_runs_on_the_recorded_ledger(monkeypatch: pytest.MonkeyPa
     ]
     found = json.loads(CliRunner().invoke(policy, words).stdout)
     assert (found["calls"], found["new"], found["removed"], found["otherwise"]) == (43, 6, 6, 1)
+
+
+def act(folder: Path, **inputs: str) -> subprocess.CompletedProcess[str]:
+    """What the action runs, in the folder of a repository."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, **{f"INPUT_{name.upper()}": value for name, value in inputs.items()}}
+    script = ["bash", str(ROOT / "tools/policy_action.sh")]
+    return subprocess.run(script, cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_the_action_annotates_a_mistake_and_fails(folder: Path) -> None:
+    (folder.parent / "payments.yaml").write_text("server: [\n")
+    done = act(folder.parents[1])
+    assert done.returncode == 2
+    assert "::error file=tool_policies/payments.yaml,line=" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_action_summarises_what_changes_for_recorded_traffic(folder: Path) -> None:
+    lab = ROOT / "examples/policy-lab"
+    done = act(folder.parents[1], ledger=str(lab / "ledger.jsonl"), before=str(lab / "before"), cover="100")
+    assert done.returncode == 0, done.stderr
+    assert "### Policy replay" in done.stdout
+
+
+def test_the_hooks_and_the_action_run_verbs_that_exist() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    assert [hook["entry"].split()[:3] for hook in hooks] == [["guard", "policy", verb] for verb in ("check", "test")]
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    (step,) = [one for one in action["runs"]["steps"] if "policy_action.sh" in one.get("run", "")]
+    assert {name.removeprefix("INPUT_").lower() for name in step["env"] if name != "ACTION"} == {
+        name for name in action["inputs"] if name != "python"
+    }
+    assert not any("${{" in one.get("run", "") for one in action["runs"]["steps"])

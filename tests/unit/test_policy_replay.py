@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -181,14 +182,27 @@ def test_prompts_that_everybody_approved_are_suggested_for_less_unless_the_harm_
     assert site.json("replay", "--against", str(site.put("candidate", grave)))["suggestions"] == []
 
 
+def test_a_folder_without_a_ledger_is_said_so(site: Site) -> None:
+    words = ["replay", "--ledger", str(site.folder / "tool_policies"), "--config", str(site.folder / "guard.toml")]
+    assert "there is no ledger in this folder" in str(CliRunner().invoke(policy, words).exception)
+
+
 def test_lines_that_are_no_records_are_counted_and_names_draw_nothing(site: Site) -> None:
     file = site.exported()
-    line = {"event": "decision.made", "time": "2026-01-01T00:00:00.000000Z", "kind": "tool", "tool": "a\x1b[2J|`b`"}
-    file.write_text(
-        "not json\n[]\n" + json.dumps(line | {"server": "payments", "decision": "permit", "args": {}}) + "\n"
-    )
+    line: dict[str, Json] = {"event": "decision.made", "kind": "tool", "tool": "a\x1b[2J|`b`", "decision": "permit"}
+    line |= {"time": "2026-01-01T00:00:00.000000Z", "server": "payments", "args": {}}
+    deep = '{"a":' * 5000 + "1" + "}" * 5000
+    noise = ["not json", "[]", "x" * 50_000, deep, '{"event":"decision.made","time":"noon"}']
+    odd: list[dict[str, Json]] = [
+        line,
+        line | {"args": {"a": [[[[[[[[[[[1]]]]]]]]]]]}},
+        line | {"findings": [{"band": 1}, 2], "reasons": 3},
+        line | {"server": 5, "principal": None, "event": "challenge.opened"},
+    ]
+    file.write_text("\n".join([*noise, *map(json.dumps, odd)]) + "\n")
     told = site.run("replay", "--ledger", str(file)).stdout
-    assert "2 lines are no records" in told
+    assert told.startswith("3 calls:")
+    assert re.search(r"\d lines are no records", told)
     assert "\x1b" not in told
     assert "\x1b" not in site.run("replay", "--ledger", str(file), "--markdown").stdout
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from guard.model import Sensitivity
 from guard.policy.classify import PolicySet, classify
 from guard.policy.reading import read
 from tests.nouns import call
+from tests.world import until
 
 SHOP = Path(__file__).resolve().parents[1] / "servers/shop_server.py"
 
@@ -150,3 +153,25 @@ def test_a_definition_other_than_the_pinned_one_counts_higher_and_needs_consent(
 def test_a_pin_that_can_mean_no_tool_is_a_mistake() -> None:
     for line in ('"a*": {definition: ' + "a" * 64 + "}", "a: {definition: abc}"):
         assert read(f"server: git\ntools:\n  {line}\n".encode(), "git.yaml")[1]
+
+
+def test_a_server_behind_a_url_is_drawn_up_as_well(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    words_ = [sys.executable, str(SHOP.with_name("note_server.py")), str(port), str(tmp_path / "journal")]
+    with subprocess.Popen(words_) as server:
+        try:
+            until(lambda: reachable(port), "the server listens", within=40)
+            done = run("scaffold", "notes", "--url", f"http://127.0.0.1:{port}/mcp")
+            assert done.exit_code == 0, done.output
+            assert '  "note":\n' in done.stdout
+        finally:
+            server.terminate()
+
+
+def reachable(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
