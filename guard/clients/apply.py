@@ -109,7 +109,8 @@ def unwrap(plan: Plan, receipts: Receipts, settings: Path) -> None:
     """
     if plan.changes:
         files.replace(plan.content, plan.text)
-    _settings(plan, settings)
+    if settings.exists():
+        _settings(plan, settings)
     receipts.drop(plan.content.file)
 
 

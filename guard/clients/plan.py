@@ -19,6 +19,8 @@ from guard.config import Config, Server
 
 _UNFIT: Final = re.compile(r"[^A-Za-z0-9_.-]+")
 _POSSESSION: Final = re.compile(r"^[^#\n]*require:[^#\n]*\b(?:possession|both)\b", re.MULTILINE)
+_SHORT: Final = 4
+"""Characters below which a value is no secret, and hiding it would hide half of the line."""
 _LONGEST: Final = 48
 
 Outcome = Literal["wrapped", "unwrapped", "kept", "unprotected", "left"]
@@ -145,14 +147,15 @@ def wrap(place: Place, request: Request, receipt: Receipt | None) -> Plan:
 def _plan(place: Place, found: Content, document: Document, text: str) -> Plan:
     """A plan that changes nothing yet."""
     tables = [entry.node.members.get(key) for entry in document.entries for key in ("env", "headers", "http_headers")]
-    values = {one.text for table in tables if table for one in table.members.values() if one.text}
+    values = {one.text for table in tables if table for one in table.members.values()}
+    hidden = [value for value in values if value and len(value) >= _SHORT]
     return Plan(
         place=place,
         content=found,
         text=found.text,
         before=text,
         settings=text,
-        secrets=tuple(sorted(values, key=len, reverse=True)),
+        secrets=tuple(sorted(hidden, key=len, reverse=True)),
         shared_by=repository(found.file) if place.project else None,
     )
 

@@ -110,12 +110,12 @@ class Pipeline:
                 decision = self._decide(judged, ())  # 4 decide
                 self._journal.decided(judged, decision)  # 5 record
                 match decision:
-                    case Challenge() | Deny() if self._watches(judged.call, decision):
-                        self._count(judged)
-                        await self._forward(judged.call, exchange)  # the record says that it was only watched
                     case Permit():
                         self._count(judged)
                         await self._forward(judged.call, exchange)  # 7 forward, 8 conclude
+                    case Challenge() | Deny() if self._watches(judged.call, decision):
+                        self._count(judged)
+                        await self._forward(judged.call, exchange)  # on the record that says it was only watched
                     case Challenge():
                         await self._step_up(judged, decision, arrival, exchange, leg)  # 6 step up, then 7 and 8
                     case Deny():

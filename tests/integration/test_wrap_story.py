@@ -118,7 +118,10 @@ class Laptop:
         return StdioServerParameters(command=entry["command"], args=entry["args"], env=env, cwd=self.folder)
 
 
-SLOW = {"dot-mcp.json", "vscode-settings.json", "gemini-settings.json", "windsurf-mcp_config.json"}
+SLOW = {
+    *("dot-mcp.json", "vscode-settings.json", "vscode-mcp.json"),
+    *("gemini-settings.json", "windsurf-mcp_config.json", "claude_desktop_config.json"),
+}
 """Left to the long run: the same again, in what the files of others show already."""
 
 

@@ -7,7 +7,7 @@ import re
 import tomllib
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from guard.clients.jsonc import Jsonc
@@ -109,12 +109,14 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(VALUES, st.booleans(), st.sampled_from([None, 1, "\t"]))
 def test_plain_json_means_what_the_standard_library_says(value: object, ascii_only: bool, indent: int | str) -> None:
     text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
     assert Jsonc().read(text, "mcp.json").plain() == json.loads(text)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=60))
 def test_any_text_is_read_or_refused(text: str) -> None:
     for language in (Jsonc(), Toml()):
@@ -125,6 +127,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
             assert found
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=40))
 def test_a_quoted_text_is_read_back_as_it_was(text: str) -> None:
     text = text.encode("utf-8", "ignore").decode()

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from guard.clients.jsonc import Jsonc
@@ -109,6 +109,7 @@ def configurations(draw: st.DrawFn) -> str:
     )
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(configurations())
 def test_whatever_was_wrapped_comes_back_byte_for_byte(text: str) -> None:
     document = read(text)

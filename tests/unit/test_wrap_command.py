@@ -323,6 +323,16 @@ def test_without_its_receipt_a_file_is_unwrapped_by_what_stands_in_it(home: Home
     assert file.read_text() == PLAIN
 
 
+def test_a_file_is_unwrapped_where_nothing_of_the_guard_is_left(home: Home) -> None:
+    file = home.put(".cursor/mcp.json", PLAIN)
+    home.guard("wrap", "cursor")
+    shutil.rmtree(home.desk)
+    home.desk.mkdir()
+    home.guard("unwrap", "cursor")
+    assert file.read_text() == PLAIN
+    assert not list(home.desk.iterdir())
+
+
 def test_one_guard_leaves_what_another_guards(home: Home) -> None:
     file = home.put(".cursor/mcp.json", PLAIN)
     home.guard("wrap", "cursor")
