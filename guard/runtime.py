@@ -23,6 +23,7 @@ from guard.drift.assess import Assessor
 from guard.drift.network import NetworkSignal
 from guard.drift.profile import Profiles
 from guard.errors import ConfigError, IdentityError, LedgerUnavailableError, StoreUnavailableError
+from guard.geo import locator
 from guard.identity.keys import KeyIdentifier
 from guard.model import Json
 from guard.policy.directory import PolicyDirectory, Refresh
@@ -86,7 +87,9 @@ class Engine:
         """
         config, store, clock = desk.config, desk.store, desk.clock
         self._desk, self._servers = desk, servers
-        self._directory = PolicyDirectory(config.policies, config.servers.keys(), environments=config.environments)
+        self._directory = PolicyDirectory(
+            config.policies, config.servers.keys(), environments=config.environments, locate=locator(config)
+        )
         self._directory.load()
         profiles = Profiles()
         self._memory = Memory(profiles, store.baselines)

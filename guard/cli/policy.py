@@ -15,6 +15,7 @@ from guard.app import desk
 from guard.config import IRREVERSIBLE, Config, load
 from guard.errors import NotFoundError
 from guard.factors import break_glass
+from guard.geo import locator
 from guard.lab.check import check as check_folder
 from guard.lab.explain import explain as explain_call
 from guard.policy.directory import PolicyDirectory
@@ -105,7 +106,8 @@ def explain(call: Path, file: Path, as_json: bool) -> None:
     CALL is a JSON file (or - for stdin): {"server": "git", "tool": "git_reset", "arguments": {}, "principal": "robot"}.
     """
     folder, config = _settings(file)
-    policies = PolicyDirectory(folder, environments=config.environments if config else None).load()
+    found_at = locator(config) if config else None
+    policies = PolicyDirectory(folder, environments=config.environments if config else None, locate=found_at).load()
     irreversible = config.irreversible if config is not None else frozenset(IRREVERSIBLE)
     raw = sys.stdin.buffer.read() if str(call) == "-" else call.read_bytes()
     found = explain_call(policies, raw, file=str(call), irreversible=irreversible, now=time.time())

@@ -17,7 +17,7 @@ that no entry names, and makes them critical.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from types import MappingProxyType
@@ -27,7 +27,7 @@ from guard.model import Call, Classification, Demand, Limit, Quorum, Sensitivity
 from guard.policy.callers import Callers
 from guard.policy.conditions import Condition, Failure, evaluate_all
 from guard.policy.document import Entry, Match, Policy, Rule, Runs
-from guard.policy.facts import Asked, Declared
+from guard.policy.facts import Asked, Declared, Location
 from guard.policy.inner import inner_calls
 from guard.policy.scope import Scope, joined
 from guard.reasons import Code, Reason
@@ -69,13 +69,15 @@ class _Named:
 class PolicySet:
     """The policies of all servers at one revision (hex digest of the files they came from).
 
-    `settings` holds the environment of each server, and under "" that of the deployment. What names what is
+    `settings` holds the environment of each server, and under "" that of the deployment; `locate`
+    finds out where an address is. What names what is
     remembered: exact names as long as the set lives, others (matched by globs, or by nothing) up to a number.
     """
 
     policies: Mapping[str, Policy] = field(default_factory=lambda: MappingProxyType({}))
     revision: str = ""
     settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    locate: Callable[[str], Location] | None = None
     _exact: dict[tuple[str, str, str], Entry] = field(default_factory=dict, repr=False, compare=False)
     _globs: dict[tuple[str, str], tuple[Entry, ...]] = field(default_factory=dict, repr=False, compare=False)
     _known: dict[tuple[str, str, str], _Named] = field(default_factory=dict, repr=False, compare=False)
@@ -185,8 +187,8 @@ def _by_tags(policies: PolicySet, call: Call, now: float, *, depth: int) -> Clas
     named = policies.named(policy, call.kind, call.name)
     found = named.settled
     if found is None:
-        settings = policies.settings
-        said = [_ruled(policy, one, Asked(call, now, settings, one.entry.origin)) for one in named.entries]
+        settings, locate = policies.settings, policies.locate
+        said = [_ruled(policy, one, Asked(call, now, settings, one.entry.origin, locate)) for one in named.entries]
         found = said[0] if len(said) == 1 else reduce(_join, said)
     for callers, where in named.callers:
         if not callers.admit(call.principal):

@@ -23,6 +23,7 @@ from typing import Final, TypeAlias
 from guard.errors import PolicyError
 from guard.policy.classify import PolicySet
 from guard.policy.document import Policy
+from guard.policy.facts import Location
 from guard.policy.reading import read
 from guard.policy.tree import MAX_BYTES, Mistake, Place
 from guard.policy.vocabulary import listing
@@ -206,19 +207,22 @@ class PolicyDirectory:
         servers: Collection[str] = (),
         *,
         environments: Mapping[str, str] | None = None,
+        locate: Callable[[str], Location] | None = None,
         quiet: float = QUIET,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`servers` are the configured names; files may change for `quiet` seconds before they are read again.
 
-        `environments` holds the environment of each server that has one, and under "" that of the deployment.
+        `environments` holds the environment of each server that has one, and under "" that of the deployment;
+        `locate` finds out where an address is.
         """
         self._folder = folder
         self._servers = frozenset(servers)
         self._environments = MappingProxyType(dict(environments or {}))
         self._quiet = quiet
         self._monotonic = monotonic
-        self._current = PolicySet(settings=self._environments)
+        self._locate = locate
+        self._current = PolicySet(settings=self._environments, locate=locate)
         self._files: frozenset[str] = frozenset()
         self._judged: Signature = ()
         self._seen: Signature = ()
@@ -297,4 +301,4 @@ class PolicyDirectory:
         self._files = frozenset(name for name, _ in folder.files)
         if folder.revision != self._current.revision:
             by_server = MappingProxyType({policy.server: policy for policy in policies})
-            self._current = PolicySet(by_server, folder.revision, self._environments)
+            self._current = PolicySet(by_server, folder.revision, self._environments, self._locate)

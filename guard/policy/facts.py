@@ -44,6 +44,14 @@ class Declared:
     environments: Environments | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Location:
+    """Where an address is: ISO 3166 code of the country, number of the autonomous system; None where not known."""
+
+    country: str | None = None
+    asn: int | None = None
+
+
 @dataclass(slots=True)
 class Asked:
     """One call at one moment (Unix seconds), with the environments that guard.toml names and where to look."""
@@ -52,6 +60,7 @@ class Asked:
     now: float
     settings: Mapping[str, str] | None = None
     origin: Origin | None = None
+    locate: Callable[[str], Location] | None = None
 
     def environment(self, declared: Declared) -> str | None:
         """Which environment the call is about; None when that is not known."""
@@ -146,7 +155,7 @@ def _about(slot: Slot, asked: Asked, declared: Declared) -> Value:
         case "principal":
             return _principal(call.principal, slot.path)
         case "source":
-            return call.source.address if name == "address" else call.source.transport
+            return _source(name, asked)
         case "credential":
             since = call.principal.since
             return timedelta(seconds=max(0.0, asked.now - since)) if since else None
@@ -154,6 +163,14 @@ def _about(slot: Slot, asked: Asked, declared: Declared) -> Value:
             return declared.networks[name].holds(call.source.address)
         case _:
             return declared.windows[name].open(asked.now)
+
+
+def _source(name: str, asked: Asked) -> Value:
+    source = asked.call.source
+    if name in {"address", "transport"}:
+        return source.address if name == "address" else source.transport
+    found = Location() if asked.locate is None or not source.address else asked.locate(source.address)
+    return found.country if name == "country" else found.asn
 
 
 def _principal(who: Principal, path: Path) -> Value:

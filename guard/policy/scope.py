@@ -26,7 +26,7 @@ from guard.policy.expression import (
 from guard.policy.vocabulary import listing, nearest
 
 PRINCIPAL: Final = ("subject", "owner", "on_behalf_of", "groups", "claims")
-SOURCE: Final = ("address", "transport")
+SOURCE: Final = ("address", "transport", "country", "asn")
 CREDENTIAL: Final = ("age",)
 VARIABLES: Final = (
     *("args", "principal", "source", "credential", "server", "tool"),
