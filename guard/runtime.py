@@ -75,6 +75,17 @@ class Changes:
         return self._count
 
 
+def _directory(config: Config) -> PolicyDirectory:
+    """The policies of a process that serves."""
+    return PolicyDirectory(
+        config.policies,
+        config.servers.keys(),
+        environments=config.environments,
+        locate=locator(config),
+        lasting=True,
+    )
+
+
 class Engine:
     """The pipeline with everything that lives as long as it does."""
 
@@ -83,13 +94,12 @@ class Engine:
 
         Raises:
             PolicyError: a policy file has a mistake.
+            ConfigError: a database of `[geo]` cannot be read.
             StoreUnavailableError, LedgerUnavailableError: the state cannot be used.
         """
         config, store, clock = desk.config, desk.store, desk.clock
         self._desk, self._servers = desk, servers
-        self._directory = PolicyDirectory(
-            config.policies, config.servers.keys(), environments=config.environments, locate=locator(config)
-        )
+        self._directory = _directory(config)
         self._directory.load()
         profiles = Profiles()
         self._memory = Memory(profiles, store.baselines)
