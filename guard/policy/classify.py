@@ -23,7 +23,7 @@ from functools import reduce
 from types import MappingProxyType
 from typing import Final
 
-from guard.model import Call, Classification, Demand, Limit, Quorum, Sensitivity
+from guard.model import Call, Classification, Demand, Limit, ProofClass, Quorum, Sensitivity
 from guard.policy.callers import Callers
 from guard.policy.conditions import Condition, Failure, evaluate_all
 from guard.policy.document import Entry, Match, Policy, Rule, Runs
@@ -69,9 +69,9 @@ class _Named:
 class PolicySet:
     """The policies of all servers at one revision (hex digest of the files they came from).
 
-    `settings` holds the environment of each server, and under "" that of the deployment; `locate`
-    finds out where an address is. What names what is
-    remembered: exact names as long as the set lives, others (matched by globs, or by nothing) up to a number.
+    `settings` holds the environment of each server, and under "" that of the deployment; `locate` finds out where an
+    address is. What names what is remembered: exact names as long as the set lives, others (matched by globs, or by
+    nothing) up to a number.
     """
 
     policies: Mapping[str, Policy] = field(default_factory=lambda: MappingProxyType({}))
@@ -214,9 +214,27 @@ def _with_inner(
     for call in calls:
         inner = _by_tags(policies, call, now, depth=depth + 1)
         said = Reason(Code.INNER_CALL, inner.owner, inner.rule)
-        limits = found.limits + inner.limits  # each inner call is counted
-        found = replace(_join(found, replace(inner, reasons=(said, *inner.reasons))), limits=limits)
+        found = _nest(found, replace(inner, reasons=(said, *inner.reasons)))
     return replace(found, log=outer.log, reasons=tuple(dict.fromkeys(found.reasons)))
+
+
+def _nest(outer: Classification, inner: Classification) -> Classification:
+    """Join an inner call; each is counted, and the people of both are asked where they are of different groups."""
+    mild = outer if inner.sensitivity >= outer.sensitivity else inner
+    found = _join(inner, outer)
+    demands, quorums = found.demands, found.quorums
+    asks = mild.demands & {Demand.CONSENT, Demand.TWO_PEOPLE} or mild.sensitivity is Sensitivity.CRITICAL
+    if asks and mild.approvers != found.approvers:
+        people = 2 if Demand.TWO_PEOPLE in mild.demands else 1
+        demands |= {Demand.TWO_PEOPLE if people > 1 else Demand.CONSENT}
+        quorums |= {Quorum(proof_class=ProofClass.CONSENT, people=people, group=mild.approvers)}
+    return replace(
+        found,
+        demands=demands,
+        quorums=quorums,
+        limits=outer.limits + inner.limits,
+        reasons=(*outer.reasons, *inner.reasons),
+    )
 
 
 def _settled(policy: Policy, entries: tuple[Entry, ...], revision: str) -> Classification:

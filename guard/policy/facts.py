@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from guard.model import Call, Json, Principal
+from guard.model import SET_BACK, Call, Json, Principal
 from guard.policy.environments import Environments, Origin
 from guard.policy.networks import Network
 from guard.policy.scope import Path, Scope, Slot
@@ -158,7 +158,8 @@ def _about(slot: Slot, asked: Asked, declared: Declared) -> Value:
             return _source(name, asked)
         case "credential":
             since = call.principal.since
-            return timedelta(seconds=max(0.0, asked.now - since)) if since else None
+            known = since and asked.now > since - SET_BACK  # a clock that was set back makes no key young
+            return timedelta(seconds=max(0.0, asked.now - since)) if known else None
         case "networks":
             return declared.networks[name].holds(call.source.address)
         case _:
