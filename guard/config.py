@@ -335,6 +335,19 @@ class ChangeSystem(_Strict):
         return self
 
 
+class Geo(_Strict):
+    """MaxMind database files (GeoLite2, GeoIP2), for policies that ask where a caller is; needs the extra `geo`."""
+
+    country: Path | None = Field(None, description="file with countries (or cities), for `source.country`")
+    asn: Path | None = Field(None, description="file with autonomous systems, for `source.asn`")
+
+    def below(self, base: Path) -> Self:
+        """The same with its files taken relative to a folder."""
+        return self.model_copy(
+            update={"country": self.country and base / self.country, "asn": self.asn and base / self.asn}
+        )
+
+
 class Config(_Strict):
     """The whole of guard.toml."""
 
@@ -362,6 +375,7 @@ class Config(_Strict):
     break_glass: BreakGlass = Field(default_factory=BreakGlass.model_construct, description="emergencies")
     notify: dict[Name, Channel] = Field(default_factory=dict, description="channels that tell people, by name")
     tickets: ChangeSystem | None = Field(None, description="the change system of signed intents' tickets")
+    geo: Geo | None = Field(None, description="databases that tell where an address is; read at start")
     file: Path = Field(Path("guard.toml"), exclude=True, description="where this was read from (not a setting)")
 
     @property
@@ -452,6 +466,7 @@ def parse(text: str, file: Path) -> Config:
             "console": config.console.below(base),
             "tickets": config.tickets
             and config.tickets.model_copy(update={"secret_file": base / config.tickets.secret_file}),
+            "geo": config.geo and config.geo.below(base),
             "servers": {name: server.below(base) for name, server in config.servers.items()},
             "notify": {name: channel.below(base) for name, channel in config.notify.items()},
         }

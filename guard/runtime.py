@@ -27,6 +27,7 @@ from guard.drift.network import NetworkSignal
 from guard.drift.profiles import Profiles
 from guard.drift.volume import VolumeSignal
 from guard.errors import ConfigError, IdentityError, LedgerUnavailableError, StoreUnavailableError
+from guard.geo import locator
 from guard.identity.keys import KeyIdentifier
 from guard.model import Json
 from guard.policy.directory import PolicyDirectory, Refresh
@@ -81,6 +82,17 @@ class Changes:
         return self._count
 
 
+def _directory(config: Config) -> PolicyDirectory:
+    """The policies of a process that serves."""
+    return PolicyDirectory(
+        config.policies,
+        config.servers.keys(),
+        environments=config.environments,
+        locate=locator(config),
+        lasting=True,
+    )
+
+
 class Engine:
     """The pipeline with everything that lives as long as it does."""
 
@@ -89,11 +101,12 @@ class Engine:
 
         Raises:
             PolicyError: a policy file has a mistake.
+            ConfigError: a database of `[geo]` cannot be read.
             StoreUnavailableError, LedgerUnavailableError: the state cannot be used.
         """
         config, store, clock = desk.config, desk.store, desk.clock
         self._desk, self._servers = desk, servers
-        self._directory = PolicyDirectory(config.policies, config.servers.keys(), environments=config.environments)
+        self._directory = _directory(config)
         self._directory.load()
         profiles = Profiles()
         self._memory = Memory(profiles, store.baselines)

@@ -64,7 +64,7 @@ def reload(tools: int, rules: str) -> tuple[float, float, float]:
         file = Path(folder) / "vault.yaml"
         lines = [f"  t{n}: {{sensitivity: internal{rules.replace('10000', str(10000 + n))}}}\n" for n in range(tools)]
         file.write_text(HEAD + "tools:\n" + "".join(lines))
-        served = PolicyDirectory(Path(folder), quiet=0.0)
+        served = PolicyDirectory(Path(folder), lasting=True, quiet=0.0)
         began = time.perf_counter()
         served.load()
         first, best, longest = time.perf_counter() - began, 9e9, 0.0

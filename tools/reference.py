@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from guard.audit.record import EVENTS
 from guard.channels import Apprise, Desktop, SecretRef, Smtp, Webhook
 from guard.cli import cli
-from guard.config import AgentProfile, Approval, BreakGlass, ChangeSystem, Config, Console, Drift, Proxy, Server
+from guard.config import AgentProfile, Approval, BreakGlass, ChangeSystem, Config, Console, Drift, Geo, Proxy, Server
 from guard.policy.keys import (
     CALLERS_KEYS,
     CONSENT_KEYS,
@@ -112,6 +112,7 @@ def settings() -> str:
         *(section(f'`kind = "{kind}"`', model, level=3) for kind, model in channels.items()),
         section("A secret", SecretRef, level=3),
         section("`[tickets]`", ChangeSystem),
+        section("`[geo]`", Geo),
         "## A signer's file\n\n`state/signers/NAME.toml` is written by `guard factor enroll signature`; "
         "`guard signer run NAME` reads it and nothing else of the guard.",
         section("Top level of a signer's file", SignerSettings, level=3, leave_out={"allow"}),

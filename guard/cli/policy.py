@@ -16,7 +16,6 @@ from guard.cli.policy_start import scaffold
 from guard.cli.policy_try import diff, replay, test
 from guard.config import IRREVERSIBLE
 from guard.lab.explain import explain as explain_call
-from guard.policy.directory import PolicyDirectory
 from guard.policy.schema import schema as policy_schema
 
 
@@ -35,7 +34,7 @@ def explain(call: Path, file: Path, as_json: bool) -> None:
     CALL is a JSON file (or - for stdin): {"server": "git", "tool": "git_reset", "arguments": {}, "principal": "robot"}.
     """
     folder, config = options.settings(file)
-    policies = PolicyDirectory(folder, environments=config.environments if config else None).load()
+    policies = options.directory(folder, config).load()
     irreversible = config.irreversible if config is not None else frozenset(IRREVERSIBLE)
     raw = sys.stdin.buffer.read() if str(call) == "-" else call.read_bytes()
     found = explain_call(policies, raw, file=str(call), irreversible=irreversible, now=time.time())

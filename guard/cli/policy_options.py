@@ -10,7 +10,9 @@ import click
 
 from guard.config import Config, Server, load
 from guard.errors import GuardError, NotFoundError, UpstreamError
+from guard.geo import locator
 from guard.lab.definitions import Definition, definitions
+from guard.policy.directory import PolicyDirectory
 from guard.policy.vocabulary import nearest
 
 config = click.option(
@@ -36,6 +38,13 @@ def settings(file: Path) -> tuple[Path, Config | None]:
         return Path("tool_policies"), None
     found = load(file)
     return found.policies, found
+
+
+def directory(folder: Path, config: Config | None) -> PolicyDirectory:
+    """The policies of a folder, with what guard.toml says of environments and of where addresses are."""
+    if config is None:
+        return PolicyDirectory(folder)
+    return PolicyDirectory(folder, environments=config.environments, locate=locator(config))
 
 
 def configured(found: Config | None, server: str) -> Server:

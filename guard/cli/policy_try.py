@@ -24,7 +24,6 @@ from guard.lab.summary import Report, suggestions
 from guard.lab.unknown import Digest
 from guard.model import Json
 from guard.policy.classify import PolicySet
-from guard.policy.directory import PolicyDirectory
 
 
 @click.command()
@@ -42,7 +41,7 @@ def test(*, files: tuple[Path, ...], cover: int, missed: bool, as_json: bool, fi
     fewer entries and rules are met than --cover, with 2 on a mistake in policies or cases.
     """
     folder, config = options.settings(file)
-    policies = PolicyDirectory(folder).load()
+    policies = options.directory(folder, config).load()
     irreversible = config.irreversible if config is not None else frozenset(IRREVERSIBLE)
     found, mistakes = cases.load(folder, files)
     run = cases.run(policies, found, mistakes, irreversible=irreversible, now=time.time())
@@ -118,7 +117,7 @@ def replay(*, against: Path | None, ledger: Path | None, markdown: bool, as_json
     """
     folder, config = options.settings(file)
     candidate = against or folder
-    policies, digest = PolicyDirectory(candidate).load(), _digest(config, ledger)
+    policies, digest = options.directory(candidate, config).load(), _digest(config, ledger)
     traffic = _traffic(config, ledger)
     judge = Judge(policies, _irreversible(config), digest)
     words = ("recorded", str(candidate))
@@ -136,7 +135,7 @@ def replay(*, against: Path | None, ledger: Path | None, markdown: bool, as_json
 def diff(*, before: Path, after: Path, ledger: Path | None, markdown: bool, as_json: bool, file: Path) -> None:
     """Judge recorded calls under two folders of policies, and tell what the second changes."""
     _, config = options.settings(file)
-    old, new = PolicyDirectory(before).load(), PolicyDirectory(after).load()
+    old, new = (options.directory(folder, config).load() for folder in (before, after))
     digest, traffic, irreversible = _digest(config, ledger), _traffic(config, ledger), _irreversible(config)
     was, is_ = Judge(old, irreversible, digest), Judge(new, irreversible, digest)
     report = _compared(traffic, was.judge, is_.after(was), (str(before), str(after)), policies=new, config=config)

@@ -87,6 +87,8 @@ def _about(policy: Policy, config: Config | None, able: Able | None, irreversibl
             yield Mistake(entry.place, "nobody has looked at this tag yet; settle it and remove review: true")
         yield from _unreachable(policy, entry)
         yield from _unstated(policy, entry)
+        if config is not None:
+            yield from _unlocated(entry, config)
         if able is not None:
             yield from _unmeetable(entry, able, irreversible)
 
@@ -126,6 +128,17 @@ def _unstated(policy: Policy, entry: Entry) -> Iterator[Mistake]:
             "several rules may say the sensitivity, and the first that holds counts; write match: first, or strictest"
         )
         yield Mistake(speaking[1].place, said)
+
+
+def _unlocated(entry: Entry, config: Config) -> Iterator[Mistake]:
+    """Conditions about a country or system for which guard.toml names no database."""
+    known = {"country": config.geo and config.geo.country, "asn": config.geo and config.geo.asn}
+    for rule in entry.rules:
+        asked = {slot.path[0] for slot in rule.when.names.slots if slot.variable == "source"} if rule.when else set()
+        for name in sorted(asked & known.keys()):
+            if known[name] is None:
+                said = f"source.{name} is never known: [geo] in guard.toml names no database for it"
+                yield Mistake(rule.place, said)
 
 
 def _weaker(policy: Policy) -> Iterator[Mistake]:

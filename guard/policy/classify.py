@@ -18,17 +18,17 @@ them critical.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from types import MappingProxyType
 from typing import Final
 
-from guard.model import Call, Classification, Demand, Limit, Quorum, Sensitivity
+from guard.model import Call, Classification, Demand, Limit, ProofClass, Quorum, Sensitivity
 from guard.policy.callers import Callers
 from guard.policy.conditions import Condition, Failure, evaluate, evaluate_all
 from guard.policy.document import Entry, Match, Policy, Rule, Runs
-from guard.policy.facts import Asked, Declared
+from guard.policy.facts import Asked, Declared, Location
 from guard.policy.inner import inner_calls
 from guard.policy.scope import Scope, joined
 from guard.reasons import Code, Reason
@@ -70,13 +70,15 @@ class _Named:
 class PolicySet:
     """The policies of all servers at one revision (hex digest of the files they came from).
 
-    `settings` holds the environment of each server, and under "" that of the deployment. What names what is
-    remembered: exact names as long as the set lives, others (matched by globs, or by nothing) up to a number.
+    `settings` holds the environment of each server, and under "" that of the deployment; `locate` finds out where an
+    address is. What names what is remembered: exact names as long as the set lives, others (matched by globs, or by
+    nothing) up to a number.
     """
 
     policies: Mapping[str, Policy] = field(default_factory=lambda: MappingProxyType({}))
     revision: str = ""
     settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    locate: Callable[[str], Location] | None = None
     _exact: dict[tuple[str, str, str], Entry] = field(default_factory=dict, repr=False, compare=False)
     _globs: dict[tuple[str, str], tuple[Entry, ...]] = field(default_factory=dict, repr=False, compare=False)
     _known: dict[tuple[str, str, str], _Named] = field(default_factory=dict, repr=False, compare=False)
@@ -196,8 +198,8 @@ def _by_tags(policies: PolicySet, call: Call, now: float, *, depth: int) -> Clas
     named = policies.named(policy, call.kind, call.name)
     found = named.settled
     if found is None:
-        settings = policies.settings
-        said = [_ruled(policy, one, Asked(call, now, settings, one.entry.origin)) for one in named.entries]
+        settings, locate = policies.settings, policies.locate
+        said = [_ruled(policy, one, Asked(call, now, settings, one.entry.origin, locate)) for one in named.entries]
         found = said[0] if len(said) == 1 else reduce(_join, said)
     for callers, where in named.callers:
         if not callers.admit(call.principal):
@@ -223,9 +225,27 @@ def _with_inner(
     for call in calls:
         inner = _by_tags(policies, call, now, depth=depth + 1)
         said = Reason(Code.INNER_CALL, inner.owner, inner.rule)
-        limits = found.limits + inner.limits  # each inner call is counted
-        found = replace(_join(found, replace(inner, reasons=(said, *inner.reasons))), limits=limits)
+        found = _nest(found, replace(inner, reasons=(said, *inner.reasons)))
     return replace(found, log=outer.log, reasons=tuple(dict.fromkeys(found.reasons)))
+
+
+def _nest(outer: Classification, inner: Classification) -> Classification:
+    """Join an inner call; each is counted, and the people of both are asked where they are of different groups."""
+    mild = outer if inner.sensitivity >= outer.sensitivity else inner
+    found = _join(inner, outer)
+    demands, quorums = found.demands, found.quorums
+    asks = mild.demands & {Demand.CONSENT, Demand.TWO_PEOPLE} or mild.sensitivity is Sensitivity.CRITICAL
+    if asks and mild.approvers != found.approvers:
+        people = 2 if Demand.TWO_PEOPLE in mild.demands else 1
+        demands |= {Demand.TWO_PEOPLE if people > 1 else Demand.CONSENT}
+        quorums |= {Quorum(proof_class=ProofClass.CONSENT, people=people, group=mild.approvers)}
+    return replace(
+        found,
+        demands=demands,
+        quorums=quorums,
+        limits=outer.limits + inner.limits,
+        reasons=(*outer.reasons, *inner.reasons),
+    )
 
 
 def _settled(policy: Policy, entries: tuple[Entry, ...], revision: str) -> Classification:

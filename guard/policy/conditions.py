@@ -2,7 +2,8 @@
 
 What a condition may name is in `guard.policy.vocabulary.CONTEXT`, with its type. Of the arguments only the paths it
 names are handed to the engine, so a long argument that no rule mentions costs nothing; `args` as a whole may not be
-used. The conditions of one entry are told their values once, together, because that is most of what they cost.
+used. Handing over is most of the cost: each thing named is a variable of its own to the engine, not a part of a nested
+one, and the conditions of one entry are told their values once, together.
 
 Strings are compared as they are: no case folding, no path or percent decoding. What is missing is an error in CEL,
 not false, unless `has(...)` guards it or another operand of `&&`, `||` decides; an error is a `Failure`, and the
@@ -13,13 +14,13 @@ the steps that read a whole text, for each value of a quantifier above all: ever
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from guard.policy.expression import SyntaxMistake, parse
+from guard.policy.expression import SyntaxMistake
 from guard.policy.facts import Asked, Declared, TooMuchError, told
 from guard.policy.scope import NOTHING, Known, Scope, scope
 
@@ -55,9 +56,9 @@ def compile_condition(text: str, known: Known = NOTHING) -> Condition:
     Raises:
         SyntaxMistake: what is wrong and what to write instead, with the offset into the text.
     """
-    names = scope(parse(text), known)
+    names, flat = scope(text, known)
     try:
-        program = _engine().compile(text)
+        program = _engine().compile(flat)
     except ValueError as error:
         raise SyntaxMistake(f"the expression engine refuses this: {str(error).splitlines()[0][:120]}", 0) from error
     return Condition(text, names, program)
@@ -72,25 +73,27 @@ def _engine() -> ModuleType:
     return found
 
 
-def _run(condition: Condition, context: cel.Context) -> bool | Failure:
+def _run(condition: Condition, context: cel.Context, values: Collection[str]) -> bool | Failure:
     """The engine's verdict; its error texts may quote values, so they are not repeated."""
     try:
         verdict: object = condition.program.execute(context)
     except LookupError:
-        return Failure(_unknown(condition.names))
+        return Failure("an argument it names is missing")
     except TypeError:
         return Failure("an argument has another type than the condition expects")
     except (ValueError, ArithmeticError, RuntimeError):
-        named = "environment" in condition.names.variables
-        return Failure("the environment is not known" if named else "it cannot be computed from these arguments")
+        return Failure(_unknown(condition.names, values))
     return verdict if isinstance(verdict, bool) else Failure("its value is neither true nor false")
 
 
-def _unknown(names: Scope) -> str:
-    """What may be missing, by what a condition names."""
-    if names.paths:
+def _unknown(names: Scope, values: Collection[str]) -> str:
+    """Why a condition may have failed, by what it names and was not told."""
+    absent = {slot.variable for slot in names.slots if slot.name not in values}
+    if "args" in absent:
         return "an argument it names is missing"
-    return "what it asks about this caller is not known"
+    if "environment" in names.variables and "environment" not in values:
+        return "the environment is not known"
+    return "what it asks about this caller is not known" if absent else "it cannot be computed from these arguments"
 
 
 def evaluate(condition: Condition, asked: Asked, declared: Declared) -> bool | Failure:
@@ -103,9 +106,10 @@ def evaluate_all(
 ) -> list[bool | Failure]:
     """The same for several conditions that name `names` together."""
     try:
-        context = _engine().Context(told(names, asked, declared))
+        values = told(names, asked, declared)
+        context = _engine().Context(values)
     except (TooMuchError, ValueError, TypeError, OverflowError, OSError):
         if len(conditions) > 1:  # one may name too much; the others are still told what they need
             return [evaluate(one, asked, declared) for one in conditions]
         return [Failure("the values it names are too large to look at")]
-    return [_run(condition, context) for condition in conditions]
+    return [_run(condition, context, values) for condition in conditions]

@@ -23,6 +23,7 @@ from typing import Final, TypeAlias
 from guard.errors import PolicyError
 from guard.policy.classify import PolicySet
 from guard.policy.document import Policy
+from guard.policy.facts import Location
 from guard.policy.reading import read
 from guard.policy.tree import MAX_BYTES, Mistake, Place
 from guard.policy.vocabulary import listing
@@ -184,17 +185,18 @@ def _refusal(mistakes: Sequence[Mistake]) -> PolicyError:
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def _uncollected(*, lasting: bool) -> Iterator[None]:
     """Keep the cycle collector from what is read: it would stop traffic for 0.3 s at 10 000 tools, and find nothing.
 
-    What is read has no cycles and lives as long as the set it is in; `gc.freeze` takes it out of later collections.
+    What is read has no cycles and is freed without it. `lasting` takes it out of all later collections, too.
     """
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
+        if lasting:
+            gc.freeze()
         if enabled:
             gc.enable()
 
@@ -208,19 +210,24 @@ class PolicyDirectory:
         servers: Collection[str] = (),
         *,
         environments: Mapping[str, str] | None = None,
+        locate: Callable[[str], Location] | None = None,
+        lasting: bool = False,
         quiet: float = QUIET,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`servers` are the configured names; files may change for `quiet` seconds before they are read again.
 
-        `environments` holds the environment of each server that has one, and under "" that of the deployment.
+        `environments` holds the environment of each server that has one, and under "" that of the deployment;
+        `locate` finds out where an address is. `lasting` is for a process that serves: everything that is alive after
+        a change is taken out of later collections.
         """
         self._folder = folder
         self._servers = frozenset(servers)
         self._environments = MappingProxyType(dict(environments or {}))
         self._quiet = quiet
         self._monotonic = monotonic
-        self._current = PolicySet(settings=self._environments)
+        self._locate, self._lasting = locate, lasting
+        self._current = PolicySet(settings=self._environments, locate=locate)
         self._files: frozenset[str] = frozenset()
         self._judged: Signature = ()
         self._seen: Signature = ()
@@ -249,7 +256,7 @@ class PolicyDirectory:
             PolicyError: any mistake; every one on a line of its own.
         """
         signature = _signature(self._folder)
-        with _uncollected():
+        with _uncollected(lasting=self._lasting):
             folder, policies, mistakes = self._read()
         if _signature(self._folder) != signature:
             mistakes = (*mistakes, self._about("files change while they are read; start again"))
@@ -269,7 +276,7 @@ class PolicyDirectory:
             self._seen, self._since = signature, now
         if signature == self._judged or now - self._since < self._quiet:
             return Refresh()
-        with _uncollected():
+        with _uncollected(lasting=self._lasting):
             folder, policies, mistakes = self._read()
         if _signature(self._folder) != signature:
             return Refresh()
@@ -299,4 +306,4 @@ class PolicyDirectory:
         self._files = frozenset(name for name, _ in folder.files)
         if folder.revision != self._current.revision:
             by_server = MappingProxyType({policy.server: policy for policy in policies})
-            self._current = PolicySet(by_server, folder.revision, self._environments)
+            self._current = PolicySet(by_server, folder.revision, self._environments, self._locate)

@@ -44,12 +44,16 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """`operand.field`, or `operand["field"]` with a constant key; `tested` inside `has(...)`."""
+    """`operand.field`, or `operand["field"]` with a constant key; `tested` inside `has(...)`.
+
+    `span` is where the whole of it stands in the text, from the name it starts with or from `has`.
+    """
 
     operand: Expression
     field: str
     at: int
     tested: bool = False
+    span: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +179,12 @@ class _Parser:
     def token(self) -> _Token:
         return self._tokens[self._next]
 
+    @property
+    def end(self) -> int:
+        """The offset behind the token taken last."""
+        last = self._tokens[self._next - 1]
+        return last.at + len(last.text)
+
     def take(self) -> _Token:
         token = self.token
         self._next += token.kind != "end"
@@ -240,14 +250,15 @@ class _Parser:
                 self.expect("]")
                 match key:
                     case Literal(str() as field):
-                        tree = Member(tree, field, sign.at)
+                        tree = Member(tree, field, sign.at, span=(_start(tree), self.end))
                     case _:
                         tree = Index(tree, key, sign.at)
                 continue
             name = self.take()
             if name.kind != "name" or name.text in _RESERVED:
                 raise SyntaxMistake('a name is expected after the dot; write args["..."] for other names', name.at)
-            tree = self.method(tree, name) if self.accept("(") else Member(tree, name.text, name.at)
+            span = _start(tree), self.end
+            tree = self.method(tree, name) if self.accept("(") else Member(tree, name.text, name.at, span=span)
         return tree
 
     def method(self, target: Expression, name: _Token) -> Expression:
@@ -304,7 +315,11 @@ class _Parser:
         if len(arguments) != 1 or not isinstance(arguments[0], Member):
             raise SyntaxMistake("has() wants one path, for example has(args.environment)", name.at)
         path = arguments[0]
-        return Member(path.operand, path.field, path.at, tested=True)
+        return Member(path.operand, path.field, path.at, tested=True, span=(name.at, self.end))
+
+
+def _start(tree: Expression) -> int:
+    return tree.span[0] if isinstance(tree, Member) else tree.at
 
 
 def _number(token: _Token) -> int | float:

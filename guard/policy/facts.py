@@ -8,16 +8,16 @@ out, so that a condition which rests on it cannot be told.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from guard.model import Call, Json, Principal
+from guard.model import SET_BACK, Call, Json, Principal
 from guard.policy.environments import Environments, Origin
 from guard.policy.networks import Network
-from guard.policy.scope import Known, Path, Scope
+from guard.policy.scope import Known, Path, Scope, Slot
 from guard.policy.windows import Window
 
 MAX_VALUES: Final = 1024
@@ -50,6 +50,14 @@ class Declared:
         return Known(windows=frozenset(self.windows), networks=frozenset(self.networks), environments=named)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Location:
+    """Where an address is: ISO 3166 code of the country, number of the autonomous system; None where not known."""
+
+    country: str | None = None
+    asn: int | None = None
+
+
 @dataclass(slots=True)
 class Asked:
     """One call at one moment (Unix seconds), with the environments that guard.toml names and where to look."""
@@ -58,6 +66,7 @@ class Asked:
     now: float
     settings: Mapping[str, str] | None = None
     origin: Origin | None = None
+    locate: Callable[[str], Location] | None = None
 
     def environment(self, declared: Declared) -> str | None:
         """Which environment the call is about; None when that is not known."""
@@ -113,78 +122,82 @@ def _number(value: float) -> int | float:
     return value
 
 
-def _pick(arguments: Mapping[str, Json], paths: Sequence[Path], *, loops: bool) -> dict[str, Value]:
-    """The named paths of the arguments in the shape of the arguments, and nothing else."""
-    budget = _Budget(loops=loops)
-    picked: dict[str, Value] = {}
-    for path in paths:
-        if len(path) == 1:
-            if path[0] in arguments:
-                picked[path[0]] = budget.give(arguments[path[0]])
-            continue
-        source: Json = arguments
-        target = picked
-        for name in path[:-1]:
-            if not isinstance(source, Mapping) or name not in source:
-                break
-            source = source[name]
-            if not isinstance(source, Mapping):
-                target[name] = budget.give(source)
-                break
-            inner = target.setdefault(name, {})
-            assert isinstance(inner, dict)
-            target = inner
-        else:
-            if isinstance(source, Mapping) and path[-1] in source:
-                target[path[-1]] = budget.give(source[path[-1]])
-    return picked
-
-
 def told(names: Scope, asked: Asked, declared: Declared) -> dict[str, Value]:
-    """What is named, and nothing else.
+    """What is named, and nothing else; what is not known is left out.
 
     Raises:
         TooMuchError: the arguments named are too large.
         OverflowError, OSError: the time is out of range.
     """
-    found = {name: _VARIABLES[name](names, asked, declared) for name in names.variables}
-    if found.get("environment", "") is None:
-        del found["environment"]
+    budget, call = _Budget(loops=names.loops), asked.call
+    found: dict[str, Value] = {}
+    for slot in names.slots:
+        if slot.variable == "args":
+            _hand(found, slot, call.arguments, budget)
+        elif slot.tested:
+            found[slot.name] = _about(slot, asked, declared) is not None
+        elif (value := _about(slot, asked, declared)) is not None:
+            found[slot.name] = value
+    for name in names.variables & _PLAIN.keys():
+        if (plain := _PLAIN[name](asked, declared)) is not None:
+            found[name] = plain
     return found
 
 
-def _principal(who: Principal) -> Value:
-    return {
-        "subject": who.subject,
-        "owner": who.owner,
-        "on_behalf_of": who.on_behalf_of,
-        "groups": [*sorted(who.groups)],
-        "claims": dict(who.claims),
-    }
+def _hand(found: dict[str, Value], slot: Slot, arguments: Mapping[str, Json], budget: _Budget) -> None:
+    """Put an argument among what was found, or whether it is there; nothing when there is nothing to look into."""
+    value: Json = arguments
+    for name in slot.path[:-1]:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    last = slot.path[-1]
+    if isinstance(value, Mapping) and (slot.tested or last in value):
+        found[slot.name] = last in value if slot.tested else budget.give(value[last])
 
 
-def _credential(who: Principal, now: float) -> Value:
-    return {"age": timedelta(seconds=max(0.0, now - who.since))} if who.since else {}
+def _about(slot: Slot, asked: Asked, declared: Declared) -> Value:
+    """What is known of the caller, the place and the moment; None when it is not."""
+    call, name = asked.call, slot.path[0]
+    match slot.variable:
+        case "principal":
+            return _principal(call.principal, slot.path)
+        case "source":
+            return _source(name, asked)
+        case "credential":
+            since = call.principal.since
+            known = since and asked.now > since - SET_BACK  # a clock that was set back makes no key young
+            return timedelta(seconds=max(0.0, asked.now - since)) if known else None
+        case "networks":
+            return declared.networks[name].holds(call.source.address)
+        case _:
+            return declared.windows[name].open(asked.now)
 
 
-def _networks(names: Scope, address: str, declared: Declared) -> Value:
-    within = {name: declared.networks[name].holds(address) for name in names.networks}
-    return {name: inside for name, inside in within.items() if inside is not None}
+def _source(name: str, asked: Asked) -> Value:
+    source = asked.call.source
+    if name in {"address", "transport"}:
+        return source.address if name == "address" else source.transport
+    found = Location() if asked.locate is None or not source.address else asked.locate(source.address)
+    return found.country if name == "country" else found.asn
 
 
-_VARIABLES: Final[Mapping[str, Callable[[Scope, Asked, Declared], Value]]] = {
-    "args": lambda names, asked, _: _pick(asked.call.arguments, names.paths, loops=names.loops),
-    "principal": lambda _, asked, __: _principal(asked.call.principal),
-    "source": lambda _, asked, __: {
-        "address": asked.call.source.address,
-        "transport": asked.call.source.transport,
-    },
-    "credential": lambda _, asked, __: _credential(asked.call.principal, asked.now),
-    "server": lambda _, asked, __: asked.call.server,
-    "tool": lambda _, asked, __: asked.call.name,
-    "environment": lambda _, asked, declared: asked.environment(declared),
-    "now": lambda _, asked, __: datetime.fromtimestamp(asked.now, UTC),
-    "windows": lambda names, asked, declared: {name: declared.windows[name].open(asked.now) for name in names.windows},
-    "networks": lambda names, asked, declared: _networks(names, asked.call.source.address, declared),
+def _principal(who: Principal, path: Path) -> Value:
+    match path:
+        case ("subject",):
+            return who.subject
+        case ("owner",):
+            return who.owner
+        case ("on_behalf_of",):
+            return who.on_behalf_of
+        case ("groups",):
+            return [*sorted(who.groups)]
+        case _:
+            return dict(who.claims).get(path[-1])
+
+
+_PLAIN: Final[Mapping[str, Callable[[Asked, Declared], Value]]] = {
+    "server": lambda asked, _: asked.call.server,
+    "tool": lambda asked, _: asked.call.name,
+    "environment": lambda asked, declared: asked.environment(declared),
+    "now": lambda asked, _: datetime.fromtimestamp(asked.now, UTC),
 }
-"""How each variable of a condition is found (`guard.policy.scope.VARIABLES`)."""
+"""The variables without members."""

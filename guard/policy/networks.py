@@ -15,8 +15,8 @@ Range: TypeAlias = IPv4Network | IPv6Network
 
 
 @lru_cache(maxsize=4096)
-def _address(text: str) -> IPv4Address | IPv6Address | None:
-    """The address a peer has; one of IPv4 that is mapped into IPv6 is that of IPv4."""
+def peer(text: str) -> IPv4Address | IPv6Address | None:
+    """The address of a peer, None when it is none; one of IPv4 that is mapped into IPv6 is that of IPv4."""
     try:
         parsed = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
@@ -34,7 +34,7 @@ class Network:
 
     def holds(self, address: str) -> bool | None:
         """Whether the address lies in one of the ranges; None when there is no address to look at (stdio)."""
-        parsed = _address(address)
+        parsed = peer(address)
         if parsed is None:
             return None
         return any(parsed.version == one.version and parsed in one for one in self.ranges)

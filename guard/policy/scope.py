@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final, TypeAlias
 
 from guard.policy.expression import (
@@ -20,11 +21,12 @@ from guard.policy.expression import (
     Operation,
     Quantifier,
     SyntaxMistake,
+    parse,
 )
 from guard.policy.vocabulary import listing, nearest
 
 PRINCIPAL: Final = ("subject", "owner", "on_behalf_of", "groups", "claims")
-SOURCE: Final = ("address", "transport")
+SOURCE: Final = ("address", "transport", "country", "asn")
 CREDENTIAL: Final = ("age",)
 VARIABLES: Final = (
     *("args", "principal", "source", "credential", "server", "tool"),
@@ -52,6 +54,7 @@ FUNCTIONS: Final[Mapping[str, tuple[int, int]]] = {
 _BOOLEAN: Final = frozenset({"&&", "||", "!", "==", "!=", "<", "<=", ">", ">=", "in"})
 Path: TypeAlias = tuple[str, ...]
 
+_DIGITS: Final = 16
 MAX_QUANTIFIERS: Final = 3
 MAX_TEXT_STEPS: Final = 16
 MAX_TEXT_STEPS_EACH: Final = 2
@@ -72,13 +75,26 @@ NOTHING: Final = Known()
 
 
 @dataclass(frozen=True, slots=True)
+class Slot:
+    """One thing a condition names, `variable` and `path` below it, under the `name` the engine knows it by.
+
+    Nested values cost the engine ten times what it takes to look at them; so each thing named is a variable of its own.
+    `tested`: only whether it is there.
+    """
+
+    name: str
+    variable: str
+    path: Path
+    tested: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Scope:
-    """What one condition names, or several. Of `paths`, none is a prefix of another."""
+    """What one condition names, or several. Of the argument `paths`, none is a prefix of another."""
 
     paths: tuple[Path, ...] = ()
     variables: frozenset[str] = frozenset()
-    windows: frozenset[str] = frozenset()
-    networks: frozenset[str] = frozenset()
+    slots: frozenset[Slot] = frozenset()
     loops: bool = False
 
 
@@ -88,8 +104,7 @@ def joined(scopes: Iterable[Scope]) -> Scope:
     return Scope(
         _shortest({path for one in every for path in one.paths}),
         frozenset[str]().union(*(one.variables for one in every)),
-        frozenset[str]().union(*(one.windows for one in every)),
-        frozenset[str]().union(*(one.networks for one in every)),
+        frozenset[Slot]().union(*(one.slots for one in every)),
         any(one.loops for one in every),
     )
 
@@ -101,8 +116,7 @@ class _Check:
         self.known = known
         self.paths: set[Path] = set()
         self.variables: set[str] = set()
-        self.windows: set[str] = set()
-        self.networks: set[str] = set()
+        self.slots: dict[tuple[int, int], Slot] = {}
         self.quantifiers = self.steps = 0
 
     def visit(self, tree: Expression, bound: frozenset[str], loops: int = 0) -> None:
@@ -191,7 +205,10 @@ class _Check:
             return
         if root.name in bound:
             return
-        self.variable(root.name, tuple(reversed(parts)), root.at)
+        path = tuple(reversed(parts))
+        self.variable(root.name, path, root.at)
+        if isinstance(tree, Member):
+            self.slots[tree.span] = _slot(root.name, path, tested=tree.tested)
 
     def variable(self, name: str, path: Path, at: int) -> None:
         """One use of a variable from outside."""
@@ -230,10 +247,6 @@ class _Check:
             wrong = path[0] if path else ""
             rest = nearest(wrong, fields) or (f"; there are {listing(fields)}" if fields else "; none is declared")
             raise SyntaxMistake(f"{name} has no member {wrong!r}{rest}", at)
-        if name == "windows":
-            self.windows.add(path[0])
-        elif name == "networks":
-            self.networks.add(path[0])
 
 
 def _instead(name: str) -> str:
@@ -274,20 +287,28 @@ def _pattern(pattern: str, at: int) -> None:
         raise SyntaxMistake("the pattern is not valid RE2 syntax, or too large", at) from None
 
 
-def scope(tree: Expression, known: Known) -> Scope:
-    """Check a condition's tree against the names its file declares.
+def _slot(variable: str, path: Path, *, tested: bool) -> Slot:
+    name = sha256(repr((variable, path, tested)).encode()).hexdigest()[:_DIGITS]
+    return Slot(f"v{name}", variable, path, tested)
+
+
+def scope(text: str, known: Known) -> tuple[Scope, str]:
+    """Check a condition against the names its file declares; what it names, and its text over the names of slots.
 
     Raises:
         SyntaxMistake: what is wrong, what to write instead, and the offset into the text.
     """
+    tree = parse(text)
     check = _Check(known)
     check.visit(tree, frozenset())
     if not _boolean(tree):
         raise SyntaxMistake('a condition must be true or false; compare with "==", "<" or in', 0)
-    return Scope(
+    for (start, end), slot in sorted(check.slots.items(), reverse=True):
+        text = f"{text[:start]}{slot.name}{text[end:]}"
+    found = Scope(
         _shortest(check.paths),
         frozenset(check.variables),
-        frozenset(check.windows),
-        frozenset(check.networks),
+        frozenset(check.slots.values()),
         loops=check.quantifiers > 0,
     )
+    return found, text

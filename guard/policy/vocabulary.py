@@ -77,6 +77,8 @@ CONTEXT: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "credential.age": ("duration", "since the agent's key was made"),
         "source.address": ("string", "the peer of the connection, or empty (stdio)"),
         "source.transport": ("string", "`http` or `stdio`"),
+        "source.country": ("string", "ISO code of the country of the address, such as `DE` (`[geo]` in guard.toml)"),
+        "source.asn": ("int", "number of the address's autonomous system (`[geo]` in guard.toml)"),
         "server": ("string", "the tool server"),
         "tool": ("string", "the tool, or the prompt or canonical URI of the resource"),
         "environment": ("string", "the environment the call is about, by one of the file's names"),

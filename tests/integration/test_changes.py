@@ -42,6 +42,30 @@ def test_an_approval_is_worth_nothing_once_the_key_is_revoked(world: World, fron
     assert world.ran() == []
 
 
+# ------------------------------------------------------------------ what is known of an agent
+
+
+def test_an_agent_that_joins_or_leaves_a_group_may_or_may_not_call_without_a_restart(world: World, front: str) -> None:
+    world.write_everywhere(POLICY + "callers: {groups: [writers], reason: writers only}\n")
+    guard = world.start(front)
+    refused = guard.call("note", {})
+    assert "writers only" in refused.text
+    assert (refused.challenge, refused.ran, world.ran()) == ("", False, [])
+    assert world.cli("agent", "describe", "robot", "--group", "writers").returncode == 0
+    until(lambda: guard.call("note", {}).ran, "the agent may call")
+    assert world.cli("agent", "describe", "robot", "--no-group", "writers").returncode == 0
+    until(lambda: not guard.call("note", {}).ran, "the agent may not call any more")
+
+
+def test_a_restart_gives_no_agent_its_used_up_calls_back(world: World) -> None:
+    limited = "note: {sensitivity: internal, limits: {calls: 2, per: 1d}}"
+    world.write_everywhere(POLICY.replace("note: {sensitivity: internal}", limited))
+    first = world.serve()
+    assert [first.call("note", {"n": n}).ran for n in range(3)] == [True, True, False]
+    first.terminate()
+    assert not world.serve().call("note", {"n": 3}).ran
+
+
 # ------------------------------------------------------------------ policies
 
 

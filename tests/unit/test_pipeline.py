@@ -46,6 +46,7 @@ tools:
   note: {sensitivity: internal}
   wipe: {sensitivity: sensitive, require: consent}
   few: {sensitivity: public, limits: {calls: 2, per: 1d, reason: more than two is odd}}
+  ruled: {sensitivity: public, rules: [{when: args.n > 1, require: consent, reason: more than one is for people}]}
   closed: {sensitivity: public, callers: {agents: somebody-else, reason: not for robots}}
 """
 
@@ -264,6 +265,23 @@ async def test_who_may_not_call_is_refused_in_the_owners_words_and_nothing_waits
     (decided,) = [fields for event, fields in guard.ledger.records if event == "decision.made"]
     assert decided["decision"] == "deny"
     assert decided["reasons"][0] == {"code": "not_allowed", "by": "desk-team", "evidence": "not for robots"}  # type: ignore[index,call-overload]
+
+
+async def test_the_owners_words_reach_the_agent_the_challenge_and_the_ledger(guard: Guard) -> None:
+    words = "more than one is for people"
+    assert (await guard.call("ruled", n=1)).forwards == 1
+    caller = await guard.call("ruled", n=2)
+    assert caller.forwards == 0
+    assert words in json.dumps(json.loads(caller.answers[-1]))
+    (pending,) = guard.store.challenges.find(states=frozenset({State.PENDING}))
+    assert words in [reason.evidence for reason in pending.reasons]
+    opened = [fields for event, fields in guard.ledger.records if event == "challenge.opened"]
+    decided = [fields for event, fields in guard.ledger.records if event == "decision.made"]
+    assert words in json.dumps(opened[-1], default=str)
+    assert words in json.dumps(decided[-1], default=str)
+    failed = await guard.call("ruled", n="two")
+    assert failed.forwards == 0
+    assert words in json.dumps(json.loads(failed.answers[-1]))
 
 
 async def test_over_its_limit_an_agent_needs_a_proof_for_each_further_call(guard: Guard) -> None:

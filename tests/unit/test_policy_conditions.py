@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import cel
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from guard.model import Call, Json, Principal, Source
 from guard.policy.conditions import Failure, compile_condition, evaluate
 from guard.policy.expression import SyntaxMistake
 from guard.policy.facts import MAX_TEXT, MAX_VALUES, Asked, Declared
-from guard.policy.scope import Known
+from guard.policy.scope import MAX_QUANTIFIERS, Known
 from guard.policy.windows import Window, dates, days, hours, zone
 
 NOW = datetime(2026, 11, 25, 12, 30, tzinfo=UTC).timestamp()  # a Wednesday
@@ -138,6 +139,51 @@ def test_only_named_paths_reach_the_engine() -> None:
     assert condition.names.paths == (("a", "b"), ("d", "e f"), ("xs",))
     huge: dict[str, Json] = {"amount": 1, "body": "x" * 10_000_000, "list": [0] * 100_000}
     assert holds("args.amount == 1", huge) is True
+
+
+TERMS = [
+    *(
+        "args.a > 1",
+        "args.a == 1",
+        'args.b == "x"',
+        "args.c.d == 1",
+        'args["c"].d == 1',
+        "has(args.c.d)",
+        "has(args.a)",
+    ),
+    *("args.l.exists(a, a == args.a)", "args.l[0] == 1", "size(args.l) > 1", 'args.b in ["x", "args.a"]'),
+    *("args.c == args.c", "args.n == null", "args.t", "!args.t", "1 / args.a > 0", 'tool == "vault.read"'),
+    *("(args.a)+1==2", "args.c.d.e == 1", "has(args.c.d.e)", "args.l.all(x, has(x.d))", "args.missing == args.a"),
+]
+BINDS = st.sampled_from(["{} && {}", "{} || {}", "({}) ? ({}) : false", "!({}) && ({})"])
+TEXTS = st.recursive(st.sampled_from(TERMS), lambda inner: st.builds(str.format, BINDS, inner, inner), max_leaves=4)
+VALUES = st.fixed_dictionaries(
+    {},
+    optional={
+        "a": st.sampled_from([0, 1, 2.5, "1", None, True]),
+        "b": st.sampled_from(["x", "args.a", 1]),
+        "c": st.sampled_from([{}, {"d": 1}, {"d": {"e": 1}}, "text", [1]]),
+        "l": st.sampled_from([[], [1], [2, "x"], "text"]),
+        "n": st.sampled_from([None, 1]),
+        "t": st.booleans(),
+    },
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS, VALUES)
+def test_a_condition_means_to_the_engine_what_is_written(text: str, arguments: dict[str, Json]) -> None:
+    assume(text.count("args.l.") <= MAX_QUANTIFIERS)
+
+    def plainly() -> bool | None:
+        try:
+            found = cel.compile(text).execute({"args": arguments, "tool": "vault.read"})
+        except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError):
+            return None
+        return found if isinstance(found, bool) else None
+
+    verdict = holds(text, arguments)
+    assert (None if isinstance(verdict, Failure) else verdict) == plainly()
 
 
 def test_a_pattern_that_blows_up_elsewhere_is_linear_here() -> None:

@@ -212,6 +212,7 @@ def test_a_file_that_vanishes_while_it_is_read_keeps_the_last_good_set(
 
 
 def test_reading_leaves_the_collector_as_it_was(folder: Path) -> None:
+    frozen = gc.get_freeze_count()
     gc.disable()
     try:
         PolicyDirectory(folder).load()
@@ -220,3 +221,4 @@ def test_reading_leaves_the_collector_as_it_was(folder: Path) -> None:
         gc.enable()
     PolicyDirectory(folder).load()
     assert gc.isenabled()
+    assert gc.get_freeze_count() == frozen

@@ -171,6 +171,7 @@ def test_conditions_ask_where_a_caller_is_and_what_is_known_of_it(name: str, ask
         (call("far", address="no address"), "not known"),
         (call("managed"), "not known"),
         (call("fresh"), "not known"),
+        (call("fresh", who=replace(ROBOT, since=NOW + 86_400)), "not known"),
     ],
 )
 def test_what_is_not_known_of_a_caller_counts_as_the_stricter_branch(asked: Call, why: str) -> None:
@@ -282,6 +283,28 @@ def test_an_inner_tool_that_no_entry_names_needs_a_step_up_as_ever() -> None:
 
 def test_who_may_not_call_a_tool_may_not_have_it_run_either() -> None:
     assert classify(policies(META), call("far", {"name": "secret", "server": "vault"}), now=NOW).refusal is not None
+
+
+def test_people_of_both_groups_are_asked_when_the_inner_tool_has_another_group() -> None:
+    known = policies("""
+tools:
+  run: {sensitivity: critical, approvers: platform, runs: {tool: args.name}}
+  soft: {sensitivity: internal, require: two_people, approvers: platform, runs: {tool: args.name}}
+  rotate: {sensitivity: critical, approvers: security}
+  look: {sensitivity: internal, require: consent, approvers: security}
+  plain: {sensitivity: internal, approvers: security}
+""")
+    for outer, inner, groups in (
+        ("run", "rotate", {"security", "platform"}),
+        ("run", "look", {"platform", "security"}),
+        ("run", "plain", {"platform"}),
+        ("soft", "rotate", {"security", "platform"}),
+        ("rotate", "", {"security"}),
+    ):
+        found = _asked(classify(known, call(outer, {"name": inner}), now=NOW))
+        assert found.groups == groups, (outer, inner)
+    both = classify(known, call("soft", {"name": "rotate"}), now=NOW)
+    assert {(one.group, one.people) for one in both.quorums} == {("platform", 2)}
 
 
 @pytest.mark.parametrize(
@@ -479,7 +502,9 @@ tools:
     left, right = _asked(before), _asked(after)
     assert after.sensitivity >= before.sensitivity
     assert after.effects >= before.effects
-    assert after.limits >= before.limits
+    assert {*after.limits} >= {*before.limits}
+    assert right.groups >= left.groups or not left.irreducible & {Demand.CONSENT, Demand.TWO_PEOPLE}
+    assert right.quorums >= left.quorums
     assert right.demands >= left.demands
     assert right.barred >= left.barred
     assert right.strict or not left.strict
