@@ -35,14 +35,14 @@ def open_challenge(person: Person, challenge: str) -> None:
     Leaving a page that is about to replace itself can lose to it however often one tries; so what counts is that the
     page of this challenge is there, and a blank one came before it, which follows nothing.
     """
-    place = person.page.locator(f'#challenge[data-id="{challenge}"]')
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         with suppress(Error):
             person.page.goto("about:blank")
             person.page.wait_for_url("about:blank")
             person.page.goto(f"/challenges/{challenge}")
-            place.wait_for(timeout=PATIENCE * 250)
+            person.page.wait_for_url(f"**/challenges/{challenge}", timeout=PATIENCE * 250)
+            person.page.locator("main").wait_for()
             return
     raise AssertionError(f"the page of {challenge} does not stay open: {person.page.url}")
 
