@@ -44,7 +44,7 @@ from guard.quorum import KINDS
 def check(
     *, file: Path, as_json: bool, form: str, live: bool, strict: bool, notes: bool, files: tuple[Path, ...]
 ) -> None:
-    """Check every policy file, and tell only about FILES when some are given.
+    """Check every policy file; of warnings, tell only those about FILES when some are given.
 
     Prints FILE:LINE:COLUMN: MESSAGE, one a line. Exits with 0 when all is well, 1 when a server cannot be asked
     (--live), 2 on a mistake (with --strict on a warning, too).
@@ -63,7 +63,7 @@ def check(
         told += [("note", one) for one in report.notes]
     if files:
         wanted = {path.resolve() for path in files}
-        told = [one for one in told if Path(one[1].place.file).resolve() in wanted]
+        told = [one for one in told if one[0] == "mistake" or Path(one[1].place.file).resolve() in wanted]
     _print(told, form)
     for error in failed.values():
         click.echo(error.public, err=True)
