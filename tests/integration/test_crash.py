@@ -121,6 +121,7 @@ def test_a_call_is_reported_as_unknown_exactly_when_nobody_knows_its_end(afterma
 def test_a_call_that_lost_the_race_for_a_grant_is_not_taken_for_the_one_that_was_cut_off(world: World) -> None:
     challenge = world.run().call(*CALL).challenge
     world.approve(challenge)
+    world.forged = True
     with world.desk() as services:
         found = services.store.challenges.get(challenge)
         assert found is not None
