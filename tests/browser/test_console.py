@@ -39,7 +39,7 @@ def open_challenge(person: Person, challenge: str) -> None:
     while time.monotonic() < deadline:
         with suppress(Error):
             person.page.goto("about:blank")
-            person.page.wait_for_url("about:blank")
+            person.page.wait_for_url("about:blank", timeout=1_000)  # the other page may have won
             person.page.goto(f"/challenges/{challenge}")
             person.page.wait_for_url(f"**/challenges/{challenge}", timeout=PATIENCE * 250)
             person.page.locator("main").wait_for()

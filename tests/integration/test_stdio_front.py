@@ -124,7 +124,8 @@ class Agent:
         await self._stdout.aclose()
 
     def journal(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._journal.read_text().splitlines()]
+        entries = [json.loads(line) for line in self._journal.read_text().splitlines()]
+        return [{key: value for key, value in entry.items() if key != "mono"} for entry in entries]
 
     def executed(self) -> list[str | int]:
         return [entry["id"] for entry in self.journal() if "tool" in entry]
