@@ -51,11 +51,19 @@ class Assessor:
         return tuple(found)
 
     def learn(
-        self, call: Call, proven: frozenset[ProofClass], shown: bytes = b"", *, cut: bool = False, size: int = 0
+        self,
+        call: Call,
+        proven: frozenset[ProofClass],
+        shown: bytes = b"",
+        *,
+        cut: bool = False,
+        size: int = 0,
+        challenged: bool = False,
     ) -> bool:
         """Let every signal learn from an executed call what its proofs vouch for; True when something changed.
 
-        `shown` is the answer, `cut` whether there was more of it than is at hand, and `size` the bytes of all of it.
+        `shown` is the answer, `cut` whether there was more of it than is at hand, and `size` the bytes of all of it;
+        a call that was `challenged` is no example of what is usual but for what is proven.
         """
         who, key, changed = _who(call), call.principal.credential, False
         if proven or self._taught.get(key) != who:
@@ -68,7 +76,7 @@ class Assessor:
         if self._volume is not None and call.kind != "protocol":
             changed |= self._volume.learn(call, proven, size)
         if self._behaviour is not None:
-            changed |= self._behaviour.learn(call, proven, shown, cut=cut)
+            changed |= self._behaviour.learn(call, proven, shown, cut=cut, challenged=challenged)
         return changed
 
 

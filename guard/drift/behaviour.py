@@ -176,7 +176,9 @@ class Behaviour:
 
     # -------------------------------------------------------------- after the call
 
-    def learn(self, call: Call, proven: frozenset[ProofClass], shown: bytes, *, cut: bool = False) -> bool:
+    def learn(
+        self, call: Call, proven: frozenset[ProofClass], shown: bytes, *, cut: bool = False, challenged: bool = False
+    ) -> bool:
         """Fold an executed call: all of it if it was unchallenged and not alarming, or if a person wanted it.
 
         `shown` is its result, `cut` whether there was more. True when a profile changed.
@@ -192,7 +194,7 @@ class Behaviour:
         activity.called(found.seen)
         self._hold(activity, shown, cut=cut)
         vouched = ProofClass.CONSENT in proven
-        if not vouched and (proven or found.band is Band.ALARMING):
+        if not vouched and (proven or challenged or found.band is Band.ALARMING):
             return False
         self.teach(key, call.server, found, now=call.received, day=int(call.received // DAY), vouched=vouched)
         return True

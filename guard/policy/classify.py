@@ -29,7 +29,7 @@ from guard.policy.callers import Callers
 from guard.policy.conditions import Condition, Failure, evaluate, evaluate_all
 from guard.policy.document import Entry, Match, Policy, Rule, Runs
 from guard.policy.facts import Asked, Declared, Location
-from guard.policy.inner import inner_calls
+from guard.policy.inner import Budget, inner_calls
 from guard.policy.scope import Scope, joined
 from guard.reasons import Code, Reason
 
@@ -37,6 +37,7 @@ _TAGS: Final = (Code.TAG_PUBLIC, Code.TAG_INTERNAL, Code.TAG_SENSITIVE, Code.TAG
 _MEMORY: Final = 4096
 _LONG: Final = 256
 _VERDICTS: Final = 64
+_PEOPLE: Final = frozenset({Demand.CONSENT, Demand.TWO_PEOPLE})
 _DEPTH: Final = 3
 """How deep a tool may run a tool that runs tools."""
 
@@ -160,7 +161,7 @@ def classify(
         return Classification(
             sensitivity=Sensitivity.PUBLIC, revision=policies.revision, reasons=(Reason(Code.PROTOCOL),)
         )
-    found = _by_tags(policies, call, now, depth=0)
+    found = _by_tags(policies, call, now, depth=0, budget=Budget())
     if hint_destructive and not found.tagged:
         found = replace(
             found,
@@ -185,7 +186,7 @@ def pinned(policies: PolicySet, server: str, tool: str) -> str:
     return policy.pins.get(tool, "") if policy is not None and policy.pins else ""
 
 
-def _by_tags(policies: PolicySet, call: Call, now: float, *, depth: int) -> Classification:
+def _by_tags(policies: PolicySet, call: Call, now: float, *, depth: int, budget: Budget) -> Classification:
     policy = policies.policies.get(call.server)
     if policy is None:
         return Classification(
@@ -206,12 +207,19 @@ def _by_tags(policies: PolicySet, call: Call, now: float, *, depth: int) -> Clas
             refusal = Reason(Code.NOT_ALLOWED, policy.owner, callers.reason or f"callers of {where}")
             return replace(found, refusal=refusal)
     for runs in named.runs:
-        found = _with_inner(policies, found, inner_calls(runs, call) if depth < _DEPTH else None, now, depth)
+        calls = inner_calls(runs, call, budget) if depth < _DEPTH else None
+        found = _with_inner(policies, found, calls, now, depth=depth + 1, budget=budget)
     return found
 
 
 def _with_inner(
-    policies: PolicySet, outer: Classification, calls: tuple[Call, ...] | None, now: float, depth: int
+    policies: PolicySet,
+    outer: Classification,
+    calls: tuple[Call, ...] | None,
+    now: float,
+    *,
+    depth: int,
+    budget: Budget,
 ) -> Classification:
     """What a tool says that runs these calls, or nobody can tell which."""
     if calls is None:
@@ -223,7 +231,7 @@ def _with_inner(
         )
     found = outer
     for call in calls:
-        inner = _by_tags(policies, call, now, depth=depth + 1)
+        inner = _by_tags(policies, call, now, depth=depth, budget=budget)
         said = Reason(Code.INNER_CALL, inner.owner, inner.rule)
         found = _nest(found, replace(inner, reasons=(said, *inner.reasons)))
     return replace(found, log=outer.log, reasons=tuple(dict.fromkeys(found.reasons)))
@@ -231,20 +239,36 @@ def _with_inner(
 
 def _nest(outer: Classification, inner: Classification) -> Classification:
     """Join an inner call; each is counted, and the people of both are asked where they are of different groups."""
-    mild = outer if inner.sensitivity >= outer.sensitivity else inner
-    found = _join(inner, outer)
-    demands, quorums = found.demands, found.quorums
-    asks = mild.demands & {Demand.CONSENT, Demand.TWO_PEOPLE} or mild.sensitivity is Sensitivity.CRITICAL
-    if asks and mild.approvers != found.approvers:
-        people = 2 if Demand.TWO_PEOPLE in mild.demands else 1
-        demands |= {Demand.TWO_PEOPLE if people > 1 else Demand.CONSENT}
-        quorums |= {Quorum(proof_class=ProofClass.CONSENT, people=people, group=mild.approvers)}
+    if outer.approvers != inner.approvers and _needs_people(outer) and _needs_people(inner):
+        outer_asked, inner_asked = _of_their_group(outer), _of_their_group(inner)
+    elif outer.approvers != inner.approvers and (outer.demands | inner.demands) & _PEOPLE:
+        outer_asked = _of_their_group(outer) if outer.demands & _PEOPLE else outer
+        inner_asked = _of_their_group(inner) if inner.demands & _PEOPLE else inner
+    else:
+        outer_asked, inner_asked = outer, inner
     return replace(
-        found,
-        demands=demands,
-        quorums=quorums,
+        _join(inner_asked, outer_asked),
         limits=outer.limits + inner.limits,
         reasons=(*outer.reasons, *inner.reasons),
+    )
+
+
+def _needs_people(tags: Classification) -> bool:
+    """Whether tags ask for somebody's consent, or may when an effect turns out to be one that cannot be undone."""
+    return bool(tags.demands & _PEOPLE) or tags.sensitivity is Sensitivity.CRITICAL
+
+
+def _of_their_group(tags: Classification) -> Classification:
+    """The tags with every consent they ask for asked of their own group, so that no other group can give it."""
+    people = 2 if Demand.TWO_PEOPLE in tags.demands else 1
+    named = frozenset(
+        replace(one, group=tags.approvers) if one.proof_class is ProofClass.CONSENT and not one.group else one
+        for one in tags.quorums
+    )
+    return replace(
+        tags,
+        demands=tags.demands | {Demand.TWO_PEOPLE if people > 1 else Demand.CONSENT},
+        quorums=named | {Quorum(proof_class=ProofClass.CONSENT, people=people, group=tags.approvers)},
     )
 
 

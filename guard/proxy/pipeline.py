@@ -41,6 +41,7 @@ from guard.proxy.ladder import Leg, Said
 from guard.proxy.memory import Memory
 from guard.proxy.pausing import Held, Pausing
 from guard.proxy.volumes import Volumes
+from guard.quorum import AHEAD
 from guard.reasons import Code, Reason
 from guard.requirement import counterfactual
 from guard.stepup.ceremony import Ceremony
@@ -115,7 +116,7 @@ class Pipeline:
                         await self._forward(judged.call, exchange)  # 7 forward, 8 conclude
                     case Challenge() | Deny() if self._watches(judged.call, decision):
                         self._count(judged)
-                        await self._forward(judged.call, exchange)  # on the record that says it was only watched
+                        await self._forward(judged.call, exchange, watched=True)  # on the record that says so
                     case Challenge():
                         await self._step_up(judged, decision, arrival, exchange, leg)  # 6 step up, then 7 and 8
                     case Deny():
@@ -330,11 +331,18 @@ class Pipeline:
         return won
 
     async def _forward(
-        self, call: Call, exchange: Exchange, grant: Grant | None = None, *, spent: bool = False
+        self,
+        call: Call,
+        exchange: Exchange,
+        grant: Grant | None = None,
+        *,
+        spent: bool = False,
+        watched: bool = False,
     ) -> None:
         """Send the inspected bytes once, relay the answer, record how it ended, learn what it may teach.
 
-        `spent`: the grant's challenge came to its last state when the call was forwarded for the first time.
+        `spent`: the grant's challenge came to its last state when the call was forwarded for the first time;
+        `watched`: it would not have been permitted, and is no example of what is usual.
         """
         outcome, reasons = Outcome(ending=Ending.UNKNOWN), tuple[Reason, ...]()
         began = self._clock.mono()
@@ -349,7 +357,7 @@ class Pipeline:
             if grant is not None and not spent:
                 await self._close(grant, outcome)
         if outcome.ending in {Ending.OK, Ending.TOOL_ERROR}:
-            await self._learn(call, grant, outcome)
+            await self._learn(call, grant, outcome, watched=watched)
         waited = self._clock.mono() - began
         if waited > 1 and call.kind == "tool" and outcome.ending is Ending.OK and not exchange.gone:
             await self._pausing.habits.waited(call.principal.subject, waited)
@@ -387,15 +395,26 @@ class Pipeline:
         except GuardError as error:
             log.error("challenge.unconcluded", challenge=grant.challenge, detail=error.detail)  # noqa: TRY400
 
-    async def _learn(self, call: Call, grant: Grant | None, outcome: Outcome) -> None:
-        """Fold an executed call into the profile, which may have made room for others meanwhile, and have it stored."""
-        proven = frozenset(proof.proof_class for proof in grant.proofs) if grant else _NOTHING
+    async def _learn(self, call: Call, grant: Grant | None, outcome: Outcome, *, watched: bool) -> None:
+        """Fold an executed call into the profile, which may have made room for others meanwhile, and have it stored.
+
+        Who gave consent ahead looked at no call, so that vouches for none.
+        """
+        proven = frozenset(one.proof_class for one in grant.proofs if one.kind not in AHEAD) if grant else _NOTHING
         try:
             await self._memory.recall(call.principal, call.server)
         except UnavailableError as error:
             log.warning("call.unlearnt", call_id=call.id, detail=error.detail)
             return
-        if self._assessor.learn(call, proven, outcome.body, cut=outcome.cut, size=outcome.result_bytes):
+        changed = self._assessor.learn(
+            call,
+            proven,
+            outcome.body,
+            cut=outcome.cut,
+            size=outcome.result_bytes,
+            challenged=watched or grant is not None,
+        )
+        if changed:
             self._memory.learnt()
 
     # ------------------------------------------------------------------ refusals

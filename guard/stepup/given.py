@@ -2,18 +2,19 @@
 
 It is an intent with the same closed constraints as a signed one (`guard.stepup.intent`), but nobody's key signs it: it
 rests on the vote it was given with, is kept sealed, and counts only while that person could still vote. The call that
-was looked at is always inside it, and only a doubt that was on the page then is answered by it later.
+was looked at is always inside it, and it answers later only what was on the page then: a doubt no graver, and the same
+rules and limits of the owner.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from guard.errors import ProofError, ProofExpiredError, ProofInvalidError, ProofWrongCallError, WireError
-from guard.model import Challenge, Doubt, Json, Proof
+from guard.model import Band, Challenge, Doubt, Finding, Json, Proof
 from guard.quorum import GIVEN, takes
 from guard.reasons import Code
 from guard.stepup import intent
@@ -27,6 +28,7 @@ VERSION: Final = 1
 FIELDS: Final = ("also_uses", "also_minutes", "also_when")
 """What a vote says about further calls; texts, and empty ones say nothing."""
 
+_RULED: Final = frozenset({Code.RULE, Code.RULE_FAILED, Code.OVER_LIMIT, Code.INNER_CALL, Code.INNER_UNKNOWN})
 _WHOLE: Final = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
 _NAMED: Final[Mapping[str, Check]] = {
     "v": exactly(VERSION),
@@ -65,7 +67,8 @@ class Also:
 class Given:
     """What was allowed: `manifest`, while approving `challenge`, with the person's `factor`, as a member of `groups`.
 
-    `seen` are the codes of the doubts about what is wanted that the page showed; `solo` as in `guard.model.Proof`.
+    `seen` are the doubts about what is wanted, and what the owner's rules and limits found, that the page showed;
+    `solo` as in `guard.model.Proof`.
     """
 
     manifest: Manifest
@@ -136,14 +139,32 @@ def given(made: Manifest, challenge: Challenge, proof: Proof) -> Given:
         factor=proof.factor,
         on_behalf_of=challenge.principal.on_behalf_of,
         groups=proof.groups,
-        seen=_doubts(challenge),
+        seen=frozenset(said for one in challenge.findings for said in _shown(one)) | _by_rule(challenge),
         solo=proof.solo,
     )
 
 
+def _shown(finding: Finding) -> Iterator[str]:
+    """A doubt whether the call is wanted, as grave as it is, and everything less grave of its kind."""
+    if finding.cause is Doubt.INTENT:
+        for band in Band:
+            if band <= finding.band:
+                yield f"{finding.reason.code.value}:{band.name.lower()}"
+
+
+def _by_rule(challenge: Challenge) -> frozenset[str]:
+    """What rules, limits and inner calls make of this call, each in its own words."""
+    return frozenset(
+        f"{one.code.value}:{digest(f'{one.by}:{one.evidence}')[:16]}" for one in challenge.reasons if one.code in _RULED
+    )
+
+
 def _doubts(challenge: Challenge) -> frozenset[str]:
-    """The codes of what makes it doubtful that the call is wanted."""
-    return frozenset(one.reason.code.value for one in challenge.findings if one.cause is Doubt.INTENT)
+    """What somebody who allows this call ahead must have seen."""
+    found = (
+        f"{one.reason.code.value}:{one.band.name.lower()}" for one in challenge.findings if one.cause is Doubt.INTENT
+    )
+    return frozenset(found) | _by_rule(challenge)
 
 
 def payload(kept: Given) -> bytes:
@@ -212,5 +233,6 @@ def require_given(kept: Given, challenge: Challenge, now: float) -> None:
     if wished.definition != challenge.definition:
         raise ProofWrongCallError("the tool changed since it was allowed")
     if new := _doubts(challenge) - kept.seen:
-        raise ProofWrongCallError(f"unusual in a way that nobody saw who allowed it: {', '.join(sorted(new))}")
+        codes = sorted({one.partition(":")[0] for one in new})
+        raise ProofWrongCallError(f"there is something that nobody saw who allowed it: {', '.join(codes)}")
     require_covers(wished, challenge, now)

@@ -101,6 +101,14 @@ def test_the_factors_add_up_to_the_score_that_was_held_against_the_threshold() -
     assert f"score {whole.nats:.2f}, threshold" in whole.reason.evidence
 
 
+def test_a_call_that_was_challenged_and_that_nobody_looked_at_is_no_example_of_what_is_usual() -> None:
+    desk = Desk().works()
+    call = desk.call("export_all", to="somebody@else.example")
+    desk.behaviour.assess(call, TAGS)
+    assert not desk.behaviour.learn(call, NOTHING, b"", challenged=True)
+    assert desk.looks("export_all", to="somebody@else.example")[0].reason.evidence
+
+
 PUBLIC, INTERNAL = Classification(sensitivity=Sensitivity.PUBLIC), Classification(sensitivity=Sensitivity.INTERNAL)
 
 

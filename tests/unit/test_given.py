@@ -216,7 +216,7 @@ WHY: list[tuple[Mapping[str, object], Code, str]] = [
     (
         {"findings": (UNUSUAL, SEQUENCE)},
         Code.PROOF_WRONG_CALL,
-        "unusual in a way that nobody saw who allowed it: definition_changed, new_network",
+        "there is something that nobody saw who allowed it: definition_changed, new_network",
     ),
     ({"further": Further(1, 3600)}, Code.PROOF_EXPIRED, "the policy no longer lets this be allowed in advance"),
     (
@@ -379,6 +379,25 @@ async def test_with_solo_the_owner_may_allow_and_every_use_says_so(folder: Path)
 async def test_a_doubt_that_was_on_the_page_is_answered_by_what_was_allowed_on_it(room: Room) -> None:
     await room.allow(await room.ask(findings=(UNUSUAL,)))
     assert (await room.ask(findings=(UNUSUAL,))).state is State.SATISFIED
+
+
+async def test_a_graver_doubt_than_the_one_on_the_page_is_not_answered_and_a_lesser_one_is(room: Room) -> None:
+    lesser = replace(UNUSUAL, band=Band.UNUSUAL)
+    await room.allow(await room.ask(findings=(lesser,)))
+    assert (await room.ask(findings=(UNUSUAL,))).state is State.PENDING
+    assert (await room.ask(findings=(lesser,))).state is State.SATISFIED
+
+
+async def test_a_limit_that_was_reached_later_is_not_answered_by_what_was_allowed_before(room: Room) -> None:
+    over = Reason(Code.OVER_LIMIT, "ann", "10 calls in 3600 s (payments.yaml)")
+    await room.allow(await room.ask())
+    assert (await room.ask(reasons=(over,))).state is State.PENDING
+
+
+async def test_a_limit_that_was_on_the_page_is_answered(room: Room) -> None:
+    over = Reason(Code.OVER_LIMIT, "ann", "10 calls in 3600 s (payments.yaml)")
+    await room.allow(await room.ask(reasons=(over,)))
+    assert (await room.ask(reasons=(over,))).state is State.SATISFIED
 
 
 async def test_a_passkey_signs_what_it_allows(room: Room) -> None:

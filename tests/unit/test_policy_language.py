@@ -14,13 +14,25 @@ from hypothesis import strategies as st
 
 from guard.config import IRREVERSIBLE
 from guard.decide import Settings, decide
-from guard.model import Call, Classification, Demand, Deny, Json, Principal, Requirement, Sensitivity, Source
+from guard.model import (
+    Call,
+    Classification,
+    Demand,
+    Deny,
+    Json,
+    Principal,
+    Proof,
+    ProofClass,
+    Requirement,
+    Sensitivity,
+    Source,
+)
 from guard.policy.classify import PolicySet, classify
 from guard.policy.document import Policy
 from guard.policy.reading import read
 from guard.policy.windows import Window, recurrence, zone
 from guard.reasons import Code
-from guard.requirement import required
+from guard.requirement import required, satisfied
 
 NOW = datetime(2026, 11, 25, 12, 30, tzinfo=UTC).timestamp()  # a Wednesday
 ROBOT = Principal(subject="robot", credential="c", owner="ann")
@@ -304,7 +316,43 @@ tools:
         found = _asked(classify(known, call(outer, {"name": inner}), now=NOW))
         assert found.groups == groups, (outer, inner)
     both = classify(known, call("soft", {"name": "rotate"}), now=NOW)
-    assert {(one.group, one.people) for one in both.quorums} == {("platform", 2)}
+    assert {(one.group, one.people) for one in both.quorums} == {("platform", 2), ("security", 1)}
+
+
+def test_neither_group_alone_can_give_the_consent_of_the_other() -> None:
+    known = policies("""
+approvers: devs
+tools:
+  batch: {sensitivity: internal, require: consent, runs: {each: args.calls, tool: name}}
+  refund: {sensitivity: critical, effects: move_money, require: consent, approvers: finance}
+  free: {sensitivity: critical, effects: move_money, approvers: finance}
+""")
+
+    def vote(name: str, group: str) -> Proof:
+        asked = frozenset({group})
+        return Proof(proof_class=ProofClass.CONSENT, kind="webauthn", factor=name, subject=name, at=NOW, groups=asked)
+
+    for inner in ("refund", "free"):
+        needs = _asked(classify(known, call("batch", {"calls": [{"name": inner}]}), now=NOW))
+        assert not satisfied(needs, [vote("dev", "devs"), vote("dev2", "devs")], NOW)
+        assert not satisfied(needs, [vote("fin", "finance")], NOW)
+        assert satisfied(needs, [vote("dev", "devs"), vote("fin", "finance")], NOW)
+
+
+def test_calls_within_calls_are_counted_together_and_too_many_cannot_be_told() -> None:
+    known = policies("""
+tools:
+  batch: {sensitivity: public, runs: {each: args.calls, tool: name, arguments: arguments}}
+  note: {sensitivity: public}
+""")
+
+    def nested(wide: int, deep: int) -> dict[str, Json]:
+        inner: dict[str, Json] = {"name": "batch", "arguments": nested(wide, deep - 1)} if deep else {"name": "note"}
+        return {"calls": [inner] * wide}
+
+    assert sensitivity(known, call("batch", nested(5, 1))) == "public"
+    assert sensitivity(known, call("batch", nested(8, 1))) == "critical"
+    assert sensitivity(known, call("batch", nested(40, 2))) == "critical"
 
 
 @pytest.mark.parametrize(
