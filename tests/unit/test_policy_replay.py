@@ -173,6 +173,42 @@ def test_a_rule_that_did_not_change_makes_no_difference_even_where_a_record_cann
     assert (found["new"], found["uncertain"], found["unanswered"]) == (1, 0, [])
 
 
+CALLERS = """server: payments
+tools:
+  list: {sensitivity: internal, effects: read, callers: %s}
+"""
+
+
+@pytest.mark.parametrize("agents", [("ann", "evil"), ("evil", "ann")])
+def test_who_may_call_is_judged_for_each_agent_in_whatever_order_they_come(site: Site, agents: tuple[str, str]) -> None:
+    for agent in agents:
+        site.ask("list", {}, agent=agent)
+    found = site.json("replay", "--against", str(site.put("candidate", CALLERS % "{agents: ann}")))
+    rows = {row["principal"]: (row["new"], row["uncertain"], row["requirement"]) for row in found["rows"]}
+    assert rows == {"ann": (0, 0, []), "evil": (1, 0, [{"before": "none", "after": "refused", "calls": 1}])}
+
+
+@pytest.mark.parametrize("whose", ["file", "entry"])
+def test_whether_a_group_lets_an_agent_call_is_uncertain_because_no_record_holds_groups(site: Site, whose: str) -> None:
+    site.ask("list", {}, agent="ann")
+    site.ask("list", {}, agent="bob")
+    text = CALLERS % "{agents: ann, groups: release}"
+    if whose == "file":
+        text = "callers: {agents: ann, groups: release}\n" + CALLERS % "{agents: '*'}"
+    found = site.json("replay", "--against", str(site.put("candidate", text)))
+    rows = {row["principal"]: (row["new"], row["uncertain"]) for row in found["rows"]}
+    assert rows == {"ann": (0, 0), "bob": (1, 1)}
+    rule = "payments.yaml" if whose == "file" else "payments.yaml#tools.list"
+    assert found["unanswered"] == [{"rule": rule, "calls": 1, "needs": ["principal.groups"]}]
+
+
+def test_who_is_refused_by_name_as_well_is_certainly_refused(site: Site) -> None:
+    site.ask("list", {}, agent="bob")
+    text = "callers: {groups: release}\n" + CALLERS % "{agents: ann}"
+    found = site.json("replay", "--against", str(site.put("candidate", text)))
+    assert (found["new"], found["uncertain"], found["unanswered"]) == (1, 0, [])
+
+
 def test_prompts_that_everybody_approved_are_suggested_for_less_unless_the_harm_is_grave(site: Site) -> None:
     for amount in range(6):
         site.ask("refund", {"amount": 500 + amount})
