@@ -14,11 +14,12 @@ from typing import Final, TypeAlias
 from guard.lab.explain import supposed
 from guard.lab.recorded import Recorded
 from guard.lab.unknown import Digest, Knowledge, Unknown, Verdict
-from guard.model import Classification, Demand, Principal, Requirement
+from guard.model import Classification, Demand, Principal, Requirement, Sensitivity
 from guard.policy.callers import Callers
 from guard.policy.classify import PolicySet, classify, find
 from guard.policy.conditions import Condition, compile_condition
 from guard.policy.document import Entry, Policy, Rule, Runs
+from guard.reasons import Code
 from guard.requirement import asks_people, required
 
 _TRIED: Final = 4
@@ -87,7 +88,8 @@ class Judge:
             uncertain=bool(inside or grouped)
             or (bool(unknown) and self._differs(one, rules, outcomes, [at for at, _ in unknown], needs)),
             unanswered=(*((rules[at].name, missing) for at, missing in unknown), *inside, *grouped),
-            refused=tags.refusal is not None,
+            refused=tags.refusal is not None
+            or (one.refused == Code.SAME_UID and tags.sensitivity is Sensitivity.CRITICAL),
         )
 
     def after(self, before: Judge) -> Callable[[Recorded], Judged]:
@@ -303,7 +305,8 @@ def _people(judged: Judged, signing: bool) -> int:
 
 def as_recorded(one: Recorded) -> Judged:
     """What the guard demanded at the time."""
-    return Judged(_labelled(one.requirement) if one.challenged else Requirement(), one.rule, one.sensitivity, False)
+    needs = _labelled(one.requirement) if one.challenged else Requirement()
+    return Judged(needs, one.rule, one.sensitivity, uncertain=False, refused=bool(one.refused))
 
 
 _LABELS: Final[Mapping[str, frozenset[Demand]]] = {

@@ -55,9 +55,17 @@ class Site:
         (folder / "guard.toml").write_text("")
         keys = Keyring.open(folder / "state")
         self.ledger = FileLedger.open(folder / "state", MemoryLanes(), self.clock, solo=False)
-        self.journal = Journal(self.ledger, Redactor(keys.digest_key))
+        self.redactor = Redactor(keys.digest_key)
+        self.journal = Journal(self.ledger, self.redactor)
+        self.watched = False
         self.policies = PolicyDirectory(folder / "tool_policies").load()
         self.count = 0
+
+    def watch(self, text: str) -> None:
+        """From here on as with `enforce = false`, under these policies."""
+        self.policies = PolicyDirectory(self.put("tool_policies", text)).load()
+        self.journal = Journal(self.ledger, self.redactor, watched={"payments"})
+        self.watched = True
 
     def put(self, name: str, text: str) -> Path:
         (self.folder / name).mkdir(exist_ok=True)
@@ -74,7 +82,7 @@ class Site:
         settings = Settings(irreversible=IRREVERSIBLE, expires=300)
         decision = decide(asked, tags, findings, (), now, settings=settings)
         self.journal.decided(Judged(call=asked, classification=tags, findings=findings), decision)
-        if isinstance(decision, Challenge):
+        if isinstance(decision, Challenge) and not self.watched:
             self.ledger.append("challenge.opened", records.opened(decision, ()) | {"call_id": asked.id})
             self.clock.wall += 30
             proof = replace(consent(), view_digest="v")
@@ -207,6 +215,46 @@ def test_who_is_refused_by_name_as_well_is_certainly_refused(site: Site) -> None
     text = "callers: {groups: release}\n" + CALLERS % "{agents: ann}"
     found = site.json("replay", "--against", str(site.put("candidate", text)))
     assert (found["new"], found["uncertain"], found["unanswered"]) == (1, 0, [])
+
+
+def test_what_was_only_watched_shows_what_would_have_been_demanded(site: Site) -> None:
+    site.watch(BEFORE.replace("effects: read}", "require: two_people}"))
+    site.ask("list", {})
+    found = site.json("replay", "--against", str(site.put("candidate", BEFORE)))
+    assert [row["requirement"] for row in found["rows"]] == [[{"before": "two_people", "after": "none", "calls": 1}]]
+    assert (site.json("replay")["challenges_before"], site.json("replay")["otherwise"]) == (1, 0)
+
+
+def test_calls_that_were_only_watched_and_would_have_been_refused_are_replayed(site: Site) -> None:
+    site.ask("list", {})
+    site.watch(CALLERS % "{agents: ann}")
+    site.ask("list", {}, agent="bob")
+    same = site.json("replay")
+    assert (same["calls"], same["denied"], same["challenges_before"], same["removed"]) == (2, 0, 1, 0)
+    found = site.json("replay", "--against", str(site.put("candidate", CALLERS % "{agents: [ann, bob]}")))
+    rows = {row["principal"]: (row["removed"], row["requirement"]) for row in found["rows"]}
+    assert rows["bob"] == (1, [{"before": "refused", "after": "none", "calls": 1}])
+
+
+def decided(**fields: Json) -> Entry:
+    told: dict[str, Json] = {"server": "payments", "kind": "tool", "tool": "list", "args": {}, "decision": "deny"}
+    return Entry("", 0, "2026-01-01T00:00:00.000000Z", "decision.made", told | fields, b"")
+
+
+def test_a_refusal_that_was_enforced_or_that_watching_does_not_lift_is_not_replayed() -> None:
+    refused: list[Json] = [{"code": "not_allowed"}, {"code": "tag_internal"}]
+    for fields in ({"reasons": refused}, {"watched": True, "reasons": [{"code": "internal"}, *refused]}):
+        traffic = read([decided(**fields)])
+        assert (len(traffic.calls), traffic.denied) == (0, 1)
+    assert [one.refused for one in read([decided(watched=True, reasons=refused)]).calls] == ["not_allowed"]
+
+
+def test_a_watched_refusal_for_the_guards_own_user_lasts_while_the_call_is_critical(site: Site) -> None:
+    (one,) = read([decided(watched=True, reasons=[{"code": "same_uid"}])]).calls
+    for sensitivity, refused in (("critical", True), ("internal", False)):
+        text = f"server: payments\ntools:\n  list: {{sensitivity: {sensitivity}}}\n"
+        policies = PolicyDirectory(site.put("candidate", text)).load()
+        assert Judge(policies, IRREVERSIBLE).judge(one).refused is refused
 
 
 def test_prompts_that_everybody_approved_are_suggested_for_less_unless_the_harm_is_grave(site: Site) -> None:
