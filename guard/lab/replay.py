@@ -161,7 +161,7 @@ class Judge:
             for kind, found in policy.entries.items()
         }
         changed = {**self._policies.policies, policy.server: replace(policy, entries=entries)}
-        return PolicySet(changed, self._policies.revision, self._policies.settings)
+        return PolicySet(changed, self._policies.revision, self._policies.settings, self._policies.locate)
 
 
 def _inside(entry: Entry, runs: Runs) -> tuple[str, frozenset[str]]:

@@ -25,6 +25,7 @@ from guard.lab.replay import Judge
 from guard.model import Call, Challenge, Finding, Json
 from guard.policy.classify import PolicySet, classify
 from guard.policy.directory import PolicyDirectory
+from guard.policy.facts import Location
 from guard.policy.reading import read as read_policy
 from guard.proxy.journal import Journal, Judged
 from guard.requirement import required
@@ -255,6 +256,39 @@ def test_a_watched_refusal_for_the_guards_own_user_lasts_while_the_call_is_criti
         text = f"server: payments\ntools:\n  list: {{sensitivity: {sensitivity}}}\n"
         policies = PolicyDirectory(site.put("candidate", text)).load()
         assert Judge(policies, IRREVERSIBLE).judge(one).refused is refused
+
+
+LOCATED = """server: payments
+tools:
+  refund:
+    sensitivity: internal
+    rules: [{when: 'source.country != "DE"', require: consent}]
+"""
+
+
+@pytest.mark.parametrize(("country", "needs"), [("DE", "none"), ("FR", "consent")])
+def test_where_a_call_came_from_is_known_where_the_deployment_can_tell(site: Site, country: str, needs: str) -> None:
+    found = PolicyDirectory(site.put("candidate", LOCATED), locate=lambda _: Location(country=country)).load()
+    judged = Judge(found, IRREVERSIBLE).judge(_recorded(call("refund"), frozenset()))
+    assert (judged.needs.label, judged.uncertain, judged.unanswered) == (needs, False, ())
+
+
+def test_where_a_call_came_from_decides_what_its_arguments_leave_open(site: Site) -> None:
+    text = LOCATED.replace("when: '", "when: 'args.amount > 1 && ")
+    found = PolicyDirectory(site.put("candidate", text), locate=lambda _: Location(country="DE")).load()
+    judged = Judge(found, IRREVERSIBLE).judge(_recorded(call("refund"), frozenset()))
+    assert (judged.needs.label, judged.unanswered) == ("none", ())
+
+
+def test_without_a_database_nobody_knows_where_a_recorded_call_came_from(site: Site) -> None:
+    site.ask("refund", {"amount": 5})
+    found = site.json("replay", "--against", str(site.put("candidate", LOCATED)))
+    assert (found["new"], found["uncertain"]) == (1, 1)
+    rule = "payments.yaml#tools.refund.rules[0]"
+    assert found["unanswered"] == [{"rule": rule, "calls": 1, "needs": ["source.country"]}]
+    told = site.run("replay", "--against", str(site.folder / "candidate")).stdout
+    assert "to know source.country, name a database under [geo] in guard.toml" in told
+    assert "no record holds" not in told
 
 
 def test_prompts_that_everybody_approved_are_suggested_for_less_unless_the_harm_is_grave(site: Site) -> None:
