@@ -24,6 +24,8 @@ from guard.reasons import Code
 _DIGESTED: Final = {"hmac", "type", "size"}
 _MEMBERS: Final = 16
 _PERSON: Final = frozenset({"consent", "emergency"})
+_LIFTED: Final = frozenset({Code.NOT_ALLOWED, Code.SAME_UID})
+"""Reasons of refusals that go through where calls are only watched, as in the guard."""
 _JOINED: Final = "joined"
 _DEPTH: Final = 8
 _LINE: Final = 2 * LIMIT
@@ -34,7 +36,8 @@ _LONG: Final = 60_000  # bytes of JSON beyond which the guard itself may not hav
 class Recorded:
     """One recorded call. `call.arguments` has the known values; `digests` the others, by top-level field.
 
-    `partial`: the record left fields out, so that an argument may have been there although it is not named.
+    `partial`: the record left fields out, so that an argument may have been there although it is not named. `refused`:
+    the reason for which it would have been refused, had it not been only watched.
     """
 
     call: Call
@@ -49,6 +52,7 @@ class Recorded:
     rule: str
     revision: str
     requirement: str = ""
+    refused: str = ""
 
 
 @dataclass(slots=True)
@@ -150,15 +154,17 @@ class _Reading:
                 pass
 
     def _decided(self, entry: Entry) -> None:
-        codes = set(_codes(entry.fields.get("reasons")))
-        if entry.text("decision") == "deny":
+        reasons = tuple(_codes(entry.fields.get("reasons")))
+        codes, denied = set(reasons), entry.text("decision") == "deny"
+        if denied and not (entry.fields.get("watched") is True and reasons and reasons[0] in _LIFTED):
             self.traffic.denied += 1
         elif Code.GRANTED in codes:
             self.traffic.continued += 1
         else:
             if entry.text("decision") == "challenge":
                 self._asked[entry.text("call_id")] = len(self.traffic.calls)
-            self.traffic.calls.append(_recorded(entry, codes))
+            one = _recorded(entry, codes)
+            self.traffic.calls.append(replace(one, refused=reasons[0]) if denied else one)
 
     def _open(self, entry: Entry) -> None:
         at, place = self._asked.get(entry.text("call_id")), (entry.text("server"), entry.text("tool"))
@@ -249,6 +255,7 @@ def _recorded(entry: Entry, codes: set[str]) -> Recorded:
         sensitivity=entry.text("sensitivity"),
         rule=entry.text("rule_id"),
         revision=entry.text("policy_revision"),
+        requirement=entry.text("requirement"),  # a watched call's; that of others stands where it was opened
     )
 
 

@@ -14,10 +14,12 @@ from typing import Final, TypeAlias
 from guard.lab.explain import supposed
 from guard.lab.recorded import Recorded
 from guard.lab.unknown import Digest, Knowledge, Unknown, Verdict
-from guard.model import Classification, Demand, Requirement
+from guard.model import Classification, Demand, Principal, Requirement, Sensitivity
+from guard.policy.callers import Callers
 from guard.policy.classify import PolicySet, classify, find
 from guard.policy.conditions import Condition, compile_condition
 from guard.policy.document import Entry, Policy, Rule, Runs
+from guard.reasons import Code
 from guard.requirement import asks_people, required
 
 _TRIED: Final = 4
@@ -74,17 +76,20 @@ class Judge:
         rules = tuple(rule for entry in entries for rule in entry.rules)
         verdicts = self._verdicts(entries, one) if rules else ()
         outcomes = tuple(verdict if isinstance(verdict, bool) else None for verdict in verdicts)
-        tags, needs = self._required(one, rules, outcomes)
+        callers = _callers(policy, entries)
+        tags, needs = self._required(one, rules, outcomes, named=bool(callers))
         unknown = [(at, verdict.needs) for at, verdict in enumerate(verdicts) if isinstance(verdict, Unknown)]
         inside = tuple(_inside(entry, entry.runs) for entry in entries if entry.runs is not None)
+        grouped = tuple(_grouped(callers, one.call.principal))
         return Judged(
             needs=needs,
             rule=tags.rule,
             sensitivity=tags.sensitivity.label,
-            uncertain=bool(inside)
+            uncertain=bool(inside or grouped)
             or (bool(unknown) and self._differs(one, rules, outcomes, [at for at, _ in unknown], needs)),
-            unanswered=(*((rules[at].name, missing) for at, missing in unknown), *inside),
-            refused=tags.refusal is not None,
+            unanswered=(*((rules[at].name, missing) for at, missing in unknown), *inside, *grouped),
+            refused=tags.refusal is not None
+            or (one.refused == Code.SAME_UID and tags.sensitivity is Sensitivity.CRITICAL),
         )
 
     def after(self, before: Judge) -> Callable[[Recorded], Judged]:
@@ -122,12 +127,13 @@ class Judge:
         return False
 
     def _required(
-        self, one: Recorded, rules: Sequence[Rule], outcomes: _Outcomes
+        self, one: Recorded, rules: Sequence[Rule], outcomes: _Outcomes, *, named: bool = False
     ) -> tuple[Classification, Requirement]:
+        """The tags and what they require. `named`: callers are listed, so a refusal hangs on whose call it is."""
         call = one.call
         key = (
             call.server, call.kind, call.name, call.definition, one.definition_changed, one.hint_destructive,
-            one.findings, outcomes,
+            one.findings, outcomes, call.principal.subject if named else None,
         )  # fmt: skip
         known = self._known.get(key)
         if known is None:
@@ -155,13 +161,29 @@ class Judge:
             for kind, found in policy.entries.items()
         }
         changed = {**self._policies.policies, policy.server: replace(policy, entries=entries)}
-        return PolicySet(changed, self._policies.revision, self._policies.settings)
+        return PolicySet(changed, self._policies.revision, self._policies.settings, self._policies.locate)
 
 
 def _inside(entry: Entry, runs: Runs) -> tuple[str, frozenset[str]]:
     """Where a tool is told which others to run. Records are not looked into so far: that counts as critical."""
     paths = (runs.each,) if runs.each else (runs.tool, runs.arguments, runs.server)
     return entry.name, frozenset(f"args.{path[0]}" for path in paths if path)
+
+
+def _callers(policy: Policy | None, entries: Sequence[Entry]) -> tuple[tuple[str, Callers], ...]:
+    """The lists of who may call at all: the file's and those of the entries."""
+    if policy is None:
+        return ()
+    found = [(policy.file, policy.callers), *((entry.name, entry.callers) for entry in entries)]
+    return tuple((where, callers) for where, callers in found if callers is not None)
+
+
+def _grouped(callers: Sequence[tuple[str, Callers]], principal: Principal) -> tuple[tuple[str, frozenset[str]], ...]:
+    """The lists on which only a group may have let this agent in. No record holds groups; nothing else lets it in."""
+    refusing = [(where, one) for where, one in callers if not one.admit(principal)]
+    if not all(one.groups for _, one in refusing):
+        return ()
+    return tuple((where, frozenset({"principal.groups"})) for where, _ in refusing)
 
 
 def _said(policy: Policy, kind: str, name: str) -> Hashable:
@@ -283,7 +305,8 @@ def _people(judged: Judged, signing: bool) -> int:
 
 def as_recorded(one: Recorded) -> Judged:
     """What the guard demanded at the time."""
-    return Judged(_labelled(one.requirement) if one.challenged else Requirement(), one.rule, one.sensitivity, False)
+    needs = _labelled(one.requirement) if one.challenged else Requirement()
+    return Judged(needs, one.rule, one.sensitivity, uncertain=False, refused=bool(one.refused))
 
 
 _LABELS: Final[Mapping[str, frozenset[Demand]]] = {

@@ -142,8 +142,10 @@ class Report:
     def _unanswered(self) -> Iterator[str]:
         for rule, (count, needs) in sorted(self.comparison.unanswered.items()):
             fields = sorted(name.removeprefix("args.") for name in needs if name.startswith("args."))
-            others = sorted(name for name in needs if not name.startswith("args."))
+            located = sorted(name for name in needs if name.startswith("source."))
+            others = sorted(name for name in needs if not name.startswith(("args.", "source.")))
             remedy = f"; to know, opt in with log: [{', '.join(fields)}]" if fields else ""
+            remedy += f"; to know {', '.join(located)}, name a database under [geo] in guard.toml" if located else ""
             missing = f"; no record holds {', '.join(others)}" if others else ""
             yield f"{rule} for {count} calls{remedy}{missing}"
 

@@ -58,7 +58,7 @@ def trail(policies: PolicySet, call: Call, *, now: float) -> tuple[Named, ...]:
     if policy is None:
         return ()
     entries = find(policy.entries.get(call.kind, ()), call.name) or (policy.default,)
-    asked = Asked(call=call, now=now, settings=policies.settings)
+    asked = Asked(call=call, now=now, settings=policies.settings, locate=policies.locate)
     return tuple(
         Named(entry, tuple(_step(policy, rule, replace(asked, origin=entry.origin)) for rule in entry.rules))
         for entry in entries
@@ -141,7 +141,8 @@ def with_entry(policies: PolicySet, call: Call, old: Entry, new: Entry) -> Polic
     entries = {kind: tuple(new if one is old else one for one in found) for kind, found in policy.entries.items()}
     default = new if policy.default is old else policy.default
     changed = replace(policy, entries=entries, default=default)
-    return PolicySet({**policies.policies, call.server: changed}, policies.revision, policies.settings)
+    every = {**policies.policies, call.server: changed}
+    return PolicySet(every, policies.revision, policies.settings, policies.locate)
 
 
 def written(tree: Expression, above: int = 0) -> str:  # noqa: PLR0911 - one for each form

@@ -2,8 +2,8 @@
 
 Three things are still known of a digested argument: that it was there, and, with the deployment's own digest key,
 whether it equals a value that the condition writes out. Everything else that rests on it is unknown, and
-so is what no record holds (who owns the agent, for example). `&&` and `||` are decided by one side where
-one side decides, as in CEL.
+so is what no record holds (who owns the agent, for example), and the country of an address without a database to
+ask. `&&` and `||` are decided by one side where one side decides, as in CEL.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ Digest: TypeAlias = Callable[[Json], str]
 """The keyed digest of a value, as records of this deployment have it."""
 
 _RECORDED: Final = frozenset({"server", "tool", "now", "windows", "networks", "source", "args"})
+_LOCATED: Final = (("country",), ("asn",))
+"""Members of `source` that only a database can tell: where there is none, who recorded the call may have had one."""
 
 
 class Unknown:
@@ -60,7 +62,7 @@ class Knowledge:
         """`digest` is None where the key of the ledger's deployment is not at hand."""
         self._recorded, self._digest = recorded, digest
         self._declared = policies.policies[recorded.call.server].declared
-        self._asked = Asked(call=recorded.call, now=recorded.at, settings=policies.settings)
+        self._asked = Asked(call=recorded.call, now=recorded.at, settings=policies.settings, locate=policies.locate)
 
     def verdict(self, rule: Rule, origin: Origin | None) -> Verdict:
         """Whether a rule held for the recorded call; `origin` is where its entry reads the environment from."""
@@ -126,7 +128,7 @@ class Knowledge:
             elif name == "principal":
                 if fields[:1] != ("subject",):
                     yield ".".join((name, *fields))
-            elif name not in _RECORDED:
+            elif name not in _RECORDED or (name == "source" and fields[:1] in _LOCATED and self._asked.locate is None):
                 yield ".".join((name, *fields))
 
     def _left_out(self, field: str) -> bool:

@@ -16,10 +16,11 @@ from guard.config import load
 from guard.errors import ConfigError
 from guard.lab.check import Able, check
 from guard.lab.impossible import always, never
-from guard.lab.trail import written
+from guard.lab.trail import trail, with_entry, written
 from guard.policy.conditions import compile_condition, evaluate
+from guard.policy.directory import PolicyDirectory
 from guard.policy.expression import parse
-from guard.policy.facts import Asked, Declared
+from guard.policy.facts import Asked, Declared, Location
 from tests.nouns import call
 
 GOOD = """server: git
@@ -328,3 +329,15 @@ def test_an_explanation_is_a_tree_with_every_condition_and_what_would_change_it(
     found = json.loads(CliRunner().invoke(policy, ["explain", "-", "--json"], input=asked).stdout)
     assert [rule["holds"].split(",")[0] for rule in found["tree"][0]["rules"]] == ["does not hold", "holds", "fails"]
     assert any(line.startswith("if rules[2]") for line in found["otherwise"])
+
+
+def test_an_explanation_knows_where_a_call_came_from(home: Path) -> None:
+    (home / "tool_policies/payments.yaml").write_text(
+        "server: payments\ntools:\n  refund: {rules: [{when: 'source.country == \"DE\"', sensitivity: internal}]}\n"
+    )
+    policies = PolicyDirectory(home / "tool_policies", locate=lambda _: Location(country="DE")).load()
+    asked = call("refund")
+    (named,) = trail(policies, asked, now=0.0)
+    assert [step.holds for step in named.steps] == [True]
+    (again,) = trail(with_entry(policies, asked, named.entry, named.entry), asked, now=0.0)
+    assert [step.holds for step in again.steps] == [True]

@@ -25,6 +25,7 @@ from guard.lab.replay import Judge
 from guard.model import Call, Challenge, Finding, Json
 from guard.policy.classify import PolicySet, classify
 from guard.policy.directory import PolicyDirectory
+from guard.policy.facts import Location
 from guard.policy.reading import read as read_policy
 from guard.proxy.journal import Journal, Judged
 from guard.requirement import required
@@ -55,9 +56,17 @@ class Site:
         (folder / "guard.toml").write_text("")
         keys = Keyring.open(folder / "state")
         self.ledger = FileLedger.open(folder / "state", MemoryLanes(), self.clock, solo=False)
-        self.journal = Journal(self.ledger, Redactor(keys.digest_key))
+        self.redactor = Redactor(keys.digest_key)
+        self.journal = Journal(self.ledger, self.redactor)
+        self.watched = False
         self.policies = PolicyDirectory(folder / "tool_policies").load()
         self.count = 0
+
+    def watch(self, text: str) -> None:
+        """From here on as with `enforce = false`, under these policies."""
+        self.policies = PolicyDirectory(self.put("tool_policies", text)).load()
+        self.journal = Journal(self.ledger, self.redactor, watched={"payments"})
+        self.watched = True
 
     def put(self, name: str, text: str) -> Path:
         (self.folder / name).mkdir(exist_ok=True)
@@ -74,7 +83,7 @@ class Site:
         settings = Settings(irreversible=IRREVERSIBLE, expires=300)
         decision = decide(asked, tags, findings, (), now, settings=settings)
         self.journal.decided(Judged(call=asked, classification=tags, findings=findings), decision)
-        if isinstance(decision, Challenge):
+        if isinstance(decision, Challenge) and not self.watched:
             self.ledger.append("challenge.opened", records.opened(decision, ()) | {"call_id": asked.id})
             self.clock.wall += 30
             proof = replace(consent(), view_digest="v")
@@ -171,6 +180,115 @@ def test_a_rule_that_did_not_change_makes_no_difference_even_where_a_record_cann
     text = BEFORE.replace("list: {sensitivity: internal", "list: {require: step_up, sensitivity: internal")
     found = site.json("diff", str(site.folder / "tool_policies"), str(site.put("candidate", text)))
     assert (found["new"], found["uncertain"], found["unanswered"]) == (1, 0, [])
+
+
+CALLERS = """server: payments
+tools:
+  list: {sensitivity: internal, effects: read, callers: %s}
+"""
+
+
+@pytest.mark.parametrize("agents", [("ann", "evil"), ("evil", "ann")])
+def test_who_may_call_is_judged_for_each_agent_in_whatever_order_they_come(site: Site, agents: tuple[str, str]) -> None:
+    for agent in agents:
+        site.ask("list", {}, agent=agent)
+    found = site.json("replay", "--against", str(site.put("candidate", CALLERS % "{agents: ann}")))
+    rows = {row["principal"]: (row["new"], row["uncertain"], row["requirement"]) for row in found["rows"]}
+    assert rows == {"ann": (0, 0, []), "evil": (1, 0, [{"before": "none", "after": "refused", "calls": 1}])}
+
+
+@pytest.mark.parametrize("whose", ["file", "entry"])
+def test_whether_a_group_lets_an_agent_call_is_uncertain_because_no_record_holds_groups(site: Site, whose: str) -> None:
+    site.ask("list", {}, agent="ann")
+    site.ask("list", {}, agent="bob")
+    text = CALLERS % "{agents: ann, groups: release}"
+    if whose == "file":
+        text = "callers: {agents: ann, groups: release}\n" + CALLERS % "{agents: '*'}"
+    found = site.json("replay", "--against", str(site.put("candidate", text)))
+    rows = {row["principal"]: (row["new"], row["uncertain"]) for row in found["rows"]}
+    assert rows == {"ann": (0, 0), "bob": (1, 1)}
+    rule = "payments.yaml" if whose == "file" else "payments.yaml#tools.list"
+    assert found["unanswered"] == [{"rule": rule, "calls": 1, "needs": ["principal.groups"]}]
+
+
+def test_who_is_refused_by_name_as_well_is_certainly_refused(site: Site) -> None:
+    site.ask("list", {}, agent="bob")
+    text = "callers: {groups: release}\n" + CALLERS % "{agents: ann}"
+    found = site.json("replay", "--against", str(site.put("candidate", text)))
+    assert (found["new"], found["uncertain"], found["unanswered"]) == (1, 0, [])
+
+
+def test_what_was_only_watched_shows_what_would_have_been_demanded(site: Site) -> None:
+    site.watch(BEFORE.replace("effects: read}", "require: two_people}"))
+    site.ask("list", {})
+    found = site.json("replay", "--against", str(site.put("candidate", BEFORE)))
+    assert [row["requirement"] for row in found["rows"]] == [[{"before": "two_people", "after": "none", "calls": 1}]]
+    assert (site.json("replay")["challenges_before"], site.json("replay")["otherwise"]) == (1, 0)
+
+
+def test_calls_that_were_only_watched_and_would_have_been_refused_are_replayed(site: Site) -> None:
+    site.ask("list", {})
+    site.watch(CALLERS % "{agents: ann}")
+    site.ask("list", {}, agent="bob")
+    same = site.json("replay")
+    assert (same["calls"], same["denied"], same["challenges_before"], same["removed"]) == (2, 0, 1, 0)
+    found = site.json("replay", "--against", str(site.put("candidate", CALLERS % "{agents: [ann, bob]}")))
+    rows = {row["principal"]: (row["removed"], row["requirement"]) for row in found["rows"]}
+    assert rows["bob"] == (1, [{"before": "refused", "after": "none", "calls": 1}])
+
+
+def decided(**fields: Json) -> Entry:
+    told: dict[str, Json] = {"server": "payments", "kind": "tool", "tool": "list", "args": {}, "decision": "deny"}
+    return Entry("", 0, "2026-01-01T00:00:00.000000Z", "decision.made", told | fields, b"")
+
+
+def test_a_refusal_that_was_enforced_or_that_watching_does_not_lift_is_not_replayed() -> None:
+    refused: list[Json] = [{"code": "not_allowed"}, {"code": "tag_internal"}]
+    for fields in ({"reasons": refused}, {"watched": True, "reasons": [{"code": "internal"}, *refused]}):
+        traffic = read([decided(**fields)])
+        assert (len(traffic.calls), traffic.denied) == (0, 1)
+    assert [one.refused for one in read([decided(watched=True, reasons=refused)]).calls] == ["not_allowed"]
+
+
+def test_a_watched_refusal_for_the_guards_own_user_lasts_while_the_call_is_critical(site: Site) -> None:
+    (one,) = read([decided(watched=True, reasons=[{"code": "same_uid"}])]).calls
+    for sensitivity, refused in (("critical", True), ("internal", False)):
+        text = f"server: payments\ntools:\n  list: {{sensitivity: {sensitivity}}}\n"
+        policies = PolicyDirectory(site.put("candidate", text)).load()
+        assert Judge(policies, IRREVERSIBLE).judge(one).refused is refused
+
+
+LOCATED = """server: payments
+tools:
+  refund:
+    sensitivity: internal
+    rules: [{when: 'source.country != "DE"', require: consent}]
+"""
+
+
+@pytest.mark.parametrize(("country", "needs"), [("DE", "none"), ("FR", "consent")])
+def test_where_a_call_came_from_is_known_where_the_deployment_can_tell(site: Site, country: str, needs: str) -> None:
+    found = PolicyDirectory(site.put("candidate", LOCATED), locate=lambda _: Location(country=country)).load()
+    judged = Judge(found, IRREVERSIBLE).judge(_recorded(call("refund"), frozenset()))
+    assert (judged.needs.label, judged.uncertain, judged.unanswered) == (needs, False, ())
+
+
+def test_where_a_call_came_from_decides_what_its_arguments_leave_open(site: Site) -> None:
+    text = LOCATED.replace("when: '", "when: 'args.amount > 1 && ")
+    found = PolicyDirectory(site.put("candidate", text), locate=lambda _: Location(country="DE")).load()
+    judged = Judge(found, IRREVERSIBLE).judge(_recorded(call("refund"), frozenset()))
+    assert (judged.needs.label, judged.unanswered) == ("none", ())
+
+
+def test_without_a_database_nobody_knows_where_a_recorded_call_came_from(site: Site) -> None:
+    site.ask("refund", {"amount": 5})
+    found = site.json("replay", "--against", str(site.put("candidate", LOCATED)))
+    assert (found["new"], found["uncertain"]) == (1, 1)
+    rule = "payments.yaml#tools.refund.rules[0]"
+    assert found["unanswered"] == [{"rule": rule, "calls": 1, "needs": ["source.country"]}]
+    told = site.run("replay", "--against", str(site.folder / "candidate")).stdout
+    assert "to know source.country, name a database under [geo] in guard.toml" in told
+    assert "no record holds" not in told
 
 
 def test_prompts_that_everybody_approved_are_suggested_for_less_unless_the_harm_is_grave(site: Site) -> None:
