@@ -67,8 +67,9 @@ class Volumes:
             self._counted.setdefault(subject, _read(stored))
 
     def judged(self, subject: str, tags: Classification) -> Classification:
-        """The tags, with what the limits require of an agent that has used them up."""
-        over = [limit for limit in dict.fromkeys(tags.limits) if self._total(subject, limit) >= limit.calls]
+        """The tags, with what the limits require of an agent whose call, with its inner calls, does not fit them."""
+        mentions = Counter(tags.limits)
+        over = [limit for limit, calls in mentions.items() if self._total(subject, limit) + calls > limit.calls]
         if not over:
             return tags
         return replace(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anyio
 import anyio.to_thread
@@ -77,6 +77,17 @@ def test_the_limit_counts_for_each_agent_and_ends_with_its_window() -> None:
     assert not over(volumes, "other")
     clock.at += HOUR.seconds * (1 + 2 / PARTS)
     assert not over(volumes)
+
+
+def test_a_batch_passes_only_where_all_of_it_fits() -> None:
+    volumes, batch = counted(Hand(), 1), replace(TAGS, limits=(HOUR, HOUR))
+    assert not over(volumes, tags=batch)
+    volumes.count("robot", (HOUR,))
+    assert over(volumes, tags=batch)
+    assert not over(volumes)
+    assert over(volumes, "other", replace(TAGS, limits=(HOUR,) * 4))
+    reasons = volumes.judged("robot", batch).reasons
+    assert [reason.code for reason in reasons] == [Code.OVER_LIMIT]
 
 
 @given(st.lists(st.floats(0, 3599), min_size=3, max_size=8), st.floats(0, 7200))
