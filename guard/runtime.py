@@ -190,6 +190,7 @@ class Engine:
             group.cancel_scope.cancel()
         with suppress(StoreUnavailableError):
             self._memory.save()
+        with suppress(StoreUnavailableError):
             self._volumes.save()
         with suppress(LedgerUnavailableError):
             desk.ledger.append("guard.stopped", {"front": what, "pid": os.getpid()})

@@ -1,16 +1,18 @@
 """How often each agent called lately, for the limits that owners set.
 
 A window is counted in twenty parts and may only be counted too long, by one part. What was counted is stored within a
-second, so that a restart forgets nothing but that second. Every guard process counts for itself.
+second, so that a restart forgets nothing but that second. Each process adds to what is stored, and learns of the others
+as it does.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 import anyio
 import structlog
@@ -26,24 +28,34 @@ PARTS: Final = 20
 _KEY: Final = "volume:"
 _SOON: Final = 1.0
 
+_Parts: TypeAlias = dict[str, tuple[float, Counter[int]]]
+"""By a limit's name its window in seconds, and how many calls in each part of it."""
+
 
 @dataclass(slots=True)
 class _Window:
-    """The calls of one agent under one limit: how many in each part of `seconds`."""
+    """The calls of one agent under one limit: how many in each part of `seconds`.
+
+    `parts` are those of every process, as far as this one knows; `mine` are its own, which count whatever is stored;
+    `fresh` are those of its own that are still to be stored.
+    """
 
     seconds: float
     parts: Counter[int] = field(default_factory=Counter)
+    mine: Counter[int] = field(default_factory=Counter)
+    fresh: Counter[int] = field(default_factory=Counter)
 
-    def index(self, now: float) -> int:
-        """The part of the window that `now` falls into."""
-        return int(now * PARTS / self.seconds)
+    def add(self, now: float) -> None:
+        """Count a call."""
+        part = _index(self.seconds, now)
+        for counter in (self.parts, self.mine, self.fresh):
+            counter[part] += 1
 
     def total(self, now: float) -> int:
-        """How many calls lie within the window; what is older is forgotten, what a set-back clock left ahead is not."""
-        oldest = self.index(now) - PARTS
-        for part in [part for part in self.parts if part < oldest]:
-            del self.parts[part]
-        return self.parts.total()
+        """How many calls lie within the window."""
+        _forget(self.parts, self.seconds, now)
+        _forget(self.mine, self.seconds, now)
+        return max(self.parts.total(), self.mine.total())
 
 
 class Volumes:
@@ -64,11 +76,13 @@ class Volumes:
         """
         if subject not in self._counted:
             stored = await anyio.to_thread.run_sync(self._baselines.get, _KEY + subject)
-            self._counted.setdefault(subject, _read(stored))
+            known = {name: _Window(seconds, parts) for name, (seconds, parts) in _read(stored).items()}
+            self._counted.setdefault(subject, known)
 
     def judged(self, subject: str, tags: Classification) -> Classification:
-        """The tags, with what the limits require of an agent that has used them up."""
-        over = [limit for limit in dict.fromkeys(tags.limits) if self._total(subject, limit) >= limit.calls]
+        """The tags, with what the limits require of an agent whose call, with its inner calls, does not fit them."""
+        mentions = Counter(tags.limits)
+        over = [limit for limit, calls in mentions.items() if self._total(subject, limit) + calls > limit.calls]
         if not over:
             return tags
         return replace(
@@ -82,8 +96,7 @@ class Volumes:
         """Count a call that is about to be forwarded; a limit that is named twice (inner calls) counts twice."""
         now = self._clock.now()
         for limit in limits:
-            window = self._window(subject, limit)
-            window.parts[window.index(now)] += 1
+            self._window(subject, limit).add(now)
         if limits:
             self._dirty.add(subject)
             self._moved.set()
@@ -94,31 +107,67 @@ class Volumes:
             await self._moved.wait()
             await anyio.sleep(_SOON)
             self._moved = anyio.Event()
-            taken = self._take()
-            try:
-                await anyio.to_thread.run_sync(self._put, taken)
-            except StoreUnavailableError as error:
-                log.warning("volume.unsaved", detail=error.detail)
-                self._dirty |= taken.keys()
-                self._moved.set()
+            for subject in [*self._dirty]:
+                try:
+                    await self._keep(subject)
+                except StoreUnavailableError as error:
+                    log.warning("volume.unsaved", detail=error.detail)
+                    self._moved.set()
 
     def save(self) -> None:
         """Store what was counted since the last time. Blocks.
 
         Raises:
-            StoreUnavailableError: not everything is stored.
+            StoreUnavailableError: not everything is stored; call again.
         """
-        self._put(self._take())
+        for subject in [*self._dirty]:
+            with self._taken(subject) as taken:
+                whole = self._store(subject, taken)
+            self._learn(subject, whole)
 
-    def _take(self) -> dict[str, str]:
-        """What is to be stored, made where calls are counted and nowhere else."""
-        taken = {subject: self._snapshot(subject) for subject in self._dirty}
-        self._dirty.clear()
-        return taken
+    async def _keep(self, subject: str) -> None:
+        with self._taken(subject) as taken:
+            whole = await anyio.to_thread.run_sync(self._store, subject, taken)
+        self._learn(subject, whole)
 
-    def _put(self, taken: Mapping[str, str]) -> None:
-        for subject, snapshot in taken.items():
-            self._baselines.put(_KEY + subject, snapshot)
+    @contextmanager
+    def _taken(self, subject: str) -> Iterator[_Parts]:
+        """What is to be stored; it still is when it could not be, or when nobody waited for it."""
+        windows = self._counted.setdefault(subject, {})
+        taken = {name: (window.seconds, window.fresh) for name, window in windows.items() if window.fresh}
+        for name in taken:
+            windows[name].fresh = Counter()
+        self._dirty.discard(subject)
+        try:
+            yield taken
+        except BaseException:
+            for name, (seconds, parts) in taken.items():
+                window = windows.setdefault(name, _Window(seconds))
+                window.fresh.update(_moved(parts, seconds, window.seconds, self._clock.now()))
+                _forget(window.fresh, window.seconds, self._clock.now())
+            self._dirty.add(subject)
+            raise
+
+    def _store(self, subject: str, taken: _Parts) -> _Parts:
+        """Add what was counted here to what is stored, by other processes too; what it is now."""
+        now, whole = self._clock.now(), _read(self._baselines.get(_KEY + subject))
+        for name, (seconds, parts) in taken.items():
+            known, stored = whole.get(name, (seconds, Counter[int]()))
+            whole[name] = seconds, _moved(stored, known, seconds, now) + parts
+        for seconds, parts in whole.values():
+            _forget(parts, seconds, now)
+        whole = {name: (seconds, parts) for name, (seconds, parts) in whole.items() if parts}
+        self._baselines.put(_KEY + subject, json.dumps(whole))
+        return whole
+
+    def _learn(self, subject: str, whole: _Parts) -> None:
+        """Know what is stored; what was counted while it was being stored comes on top."""
+        now, windows = self._clock.now(), self._counted[subject]
+        for name, (seconds, parts) in whole.items():
+            window = windows.setdefault(name, _Window(seconds))
+            window.parts = _moved(parts, seconds, window.seconds, now) + window.fresh
+        for name in [name for name, window in windows.items() if not window.total(now)]:
+            del windows[name]
 
     def _total(self, subject: str, limit: Limit) -> int:
         return self._window(subject, limit).total(self._clock.now())
@@ -127,24 +176,41 @@ class Volumes:
         windows = self._counted.setdefault(subject, {})
         known = windows.get(limit.name)
         if known is None or known.seconds != limit.seconds:
-            fresh = _Window(limit.seconds)
-            if known is not None:  # the owner changed the window; what was counted counts as of now
-                fresh.parts[fresh.index(self._clock.now())] = known.total(self._clock.now())
+            fresh, now = _Window(limit.seconds), self._clock.now()
+            if known is not None:
+                fresh.parts = _moved(known.parts, known.seconds, limit.seconds, now)
+                fresh.mine = _moved(known.mine, known.seconds, limit.seconds, now)
+                fresh.fresh = _moved(known.fresh, known.seconds, limit.seconds, now)
             windows[limit.name] = known = fresh
         return known
 
-    def _snapshot(self, subject: str) -> str:
-        now, windows = self._clock.now(), self._counted[subject]
-        for name in [name for name, window in windows.items() if not window.total(now)]:
-            del windows[name]
-        return json.dumps({name: [window.seconds, window.parts] for name, window in windows.items()})
+
+def _index(seconds: float, now: float) -> int:
+    """The part of a window of `seconds` that `now` falls into."""
+    return int(now * PARTS / seconds)
 
 
-def _read(stored: str | None) -> dict[str, _Window]:
+def _forget(parts: Counter[int], seconds: float, now: float) -> None:
+    """Drop what is older than the window; what a set-back clock left ahead is not."""
+    oldest = _index(seconds, now) - PARTS
+    if parts and min(parts) < oldest:  # seldom, and this is asked for every call
+        for part in [part for part in parts if part < oldest]:
+            del parts[part]
+
+
+def _moved(parts: Counter[int], before: float, after: float, now: float) -> Counter[int]:
+    """The parts of another window, if the owner changed it: what was counted counts as of now."""
+    if before == after:
+        return parts
+    _forget(parts, before, now)
+    return Counter({_index(after, now): parts.total()})
+
+
+def _read(stored: str | None) -> _Parts:
     """What a snapshot says; only `Volumes` writes them."""
     found: Mapping[str, tuple[float, Mapping[str, int]]] = json.loads(stored or "{}")
     return {
-        name: _Window(seconds, Counter({int(part): count for part, count in parts.items()}))
+        name: (seconds, Counter({int(part): count for part, count in parts.items()}))
         for name, (seconds, parts) in found.items()
     }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import anyio
 import anyio.to_thread
@@ -45,6 +47,7 @@ class Shelf:
 
     def get(self, key: str) -> str | None:
         if self.away:
+            self.asked_in_vain.set()
             raise StoreUnavailableError
         return self.kept.get(key)
 
@@ -54,6 +57,23 @@ class Shelf:
             raise StoreUnavailableError
         self.kept[key] = snapshot
         self.stored.set()
+
+
+@dataclass
+class Busy(Shelf):
+    """Lets something happen once, after it was read and before it is written."""
+
+    meanwhile: Callable[[], None] | None = None
+
+    def put(self, key: str, snapshot: str) -> None:
+        happens, self.meanwhile = self.meanwhile, None
+        if happens:
+            happens()
+        super().put(key, snapshot)
+
+
+def _snapshot(clock: Hand, calls: int, limit: Limit = HOUR) -> str:
+    return json.dumps({limit.name: [limit.seconds, {int(clock.at * PARTS / limit.seconds): calls}]})
 
 
 def over(volumes: Volumes, subject: str = "robot", tags: Classification = TAGS) -> bool:
@@ -77,6 +97,17 @@ def test_the_limit_counts_for_each_agent_and_ends_with_its_window() -> None:
     assert not over(volumes, "other")
     clock.at += HOUR.seconds * (1 + 2 / PARTS)
     assert not over(volumes)
+
+
+def test_a_batch_passes_only_where_all_of_it_fits() -> None:
+    volumes, batch = counted(Hand(), 1), replace(TAGS, limits=(HOUR, HOUR))
+    assert not over(volumes, tags=batch)
+    volumes.count("robot", (HOUR,))
+    assert over(volumes, tags=batch)
+    assert not over(volumes)
+    assert over(volumes, "other", replace(TAGS, limits=(HOUR,) * 4))
+    reasons = volumes.judged("robot", batch).reasons
+    assert [reason.code for reason in reasons] == [Code.OVER_LIMIT]
 
 
 @given(st.lists(st.floats(0, 3599), min_size=3, max_size=8), st.floats(0, 7200))
@@ -155,3 +186,83 @@ async def test_what_could_not_be_stored_is_stored_when_the_store_is_back() -> No
 async def test_without_knowing_what_was_counted_nobody_is_judged() -> None:
     with pytest.raises(StoreUnavailableError):
         await Volumes(Shelf(away=True), Hand()).recall("robot")
+
+
+@pytest.mark.anyio
+async def test_two_processes_add_to_what_is_stored_and_learn_of_each_other() -> None:
+    shelf, clock = Shelf(), Hand()
+    one, two = counted(clock, 2, shelf), counted(clock, 1, shelf)
+    one.save()
+    assert not over(two)
+    two.save()
+    assert over(two)
+    after = Volumes(shelf, clock)
+    await after.recall("robot")
+    assert over(after)
+    again = counted(clock, 0, shelf)
+    await again.recall("robot")
+    again.count("robot", ())
+    again._dirty.add("robot")
+    again.save()
+    assert shelf.kept == {"volume:robot": _snapshot(clock, 3)}
+
+
+@pytest.mark.anyio
+async def test_what_was_counted_while_it_was_stored_is_stored_once_and_next() -> None:
+    clock = Hand()
+    shelf = Busy()
+    volumes = counted(clock, 1, shelf)
+    shelf.meanwhile = lambda: volumes.count("robot", (HOUR,))
+    volumes.save()
+    assert shelf.kept == {"volume:robot": _snapshot(clock, 1)}
+    assert not over(volumes)
+    volumes.save()
+    assert shelf.kept == {"volume:robot": _snapshot(clock, 2)}
+    volumes.count("robot", (HOUR,))
+    assert over(volumes)
+
+
+def test_what_another_process_wrote_over_still_counts_here() -> None:
+    shelf, clock = Shelf(), Hand()
+    volumes = counted(clock, 2, shelf)
+    volumes.save()
+    shelf.kept.clear()
+    volumes.count("robot", (HOUR,))
+    volumes.save()
+    assert over(volumes)
+
+
+def test_a_store_that_is_away_makes_nothing_count_twice() -> None:
+    shelf, clock = Shelf(away=True), Hand()
+    volumes = counted(clock, 1, shelf)
+    for _ in range(3):
+        with pytest.raises(StoreUnavailableError):
+            volumes.save()
+    volumes.count("robot", (HOUR,))
+    shelf.away = False
+    volumes.save()
+    volumes.save()
+    assert shelf.kept == {"volume:robot": _snapshot(clock, 2)}
+    assert not over(volumes)
+
+
+def test_a_window_that_changed_between_counting_and_storing_adds_up() -> None:
+    shelf, clock = Shelf(), Hand()
+    counted(clock, 1, shelf).save()
+    volumes = counted(clock, 1, shelf)
+    longer = replace(HOUR, seconds=7200)
+    volumes.count("robot", (longer,))
+    volumes.save()
+    assert shelf.kept == {"volume:robot": _snapshot(clock, 3, longer)}
+    assert over(volumes, tags=replace(TAGS, limits=(longer,)))
+
+
+@pytest.mark.anyio
+async def test_ending_while_it_stores_loses_nothing() -> None:
+    shelf, clock = Shelf(), Hand()
+    volumes = counted(clock, 1, shelf)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await volumes._keep("robot")
+    volumes.save()
+    assert shelf.kept == {"volume:robot": _snapshot(clock, 1)}
