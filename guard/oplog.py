@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
 import sys
+from typing import Final
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
+
+# Looked up now: Python loads a codec's file at its first use, which may be the report that no file can be opened.
+_ESCAPE: Final = codecs.getencoder("unicode_escape")
 
 
 def printable(text: str) -> str:
     """Text in which everything that a terminal or a log reader might obey is escaped."""
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return "".join(char if char.isprintable() else _ESCAPE(char)[0].decode() for char in text)
 
 
 def _safe(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

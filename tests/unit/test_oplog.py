@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -42,3 +43,15 @@ def test_a_traceback_shows_no_local_variables(screen: Terminal) -> None:
         structlog.get_logger().exception("pipeline.failed")
     assert "RuntimeError" in screen.getvalue()
     assert "hunter2-Zx9" not in screen.getvalue()
+
+
+def test_a_name_is_escaped_when_no_file_can_be_opened() -> None:
+    """Python would load the codec at its first use: the report of missing descriptors ended the guard."""
+    program = (
+        "import resource\n"
+        "from guard import oplog\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+        "print(oplog.printable('a\\x1bb'))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("a\\x1bb\n", "")
