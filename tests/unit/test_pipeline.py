@@ -127,9 +127,9 @@ class Guard:
             clock=self.clock,
         )
 
-    async def call(self, tool: str, caller: Caller | None = None, **arguments: Json) -> Caller:
+    async def call(self, tool: str, caller: Caller | None = None, *, state: str = "", **arguments: Json) -> Caller:
         caller = caller or Caller()
-        params = {"name": tool, "arguments": arguments}
+        params = {"name": tool, "arguments": arguments} | ({"requestState": state} if state else {})
         raw = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).encode()
         arrival = Arrival(
             message=decode(raw),
@@ -292,6 +292,16 @@ async def test_over_its_limit_an_agent_needs_a_proof_for_each_further_call(guard
     assert (await guard.call("few", n=2)).forwards == 1
     assert (await guard.call("few", n=3)).forwards == 0
     assert (await guard.call("note")).forwards == 1
+
+
+async def test_a_call_whose_tool_server_asked_for_more_input_counts_once(guard: Guard) -> None:
+    asks = Caller(ran=lambda: Outcome(ending=Ending.OK, state="more?"))
+    assert (await guard.call("few", n=0)).forwards == 1
+    assert (await guard.call("few", asks, n=1)).forwards == 1
+    assert (await guard.call("few", state="less?", n=1)).forwards == 0
+    assert (await guard.call("few", state="more?", n=2)).forwards == 0
+    assert (await guard.call("few", state="more?", n=1)).forwards == 1
+    assert (await guard.call("few", state="more?", n=1)).forwards == 0
 
 
 async def test_calls_at_the_same_moment_do_not_pass_a_limit_together(guard: Guard) -> None:
