@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from guard.audit.ledger import FileLedger
 from guard.audit.redact import Redactor
@@ -31,9 +32,9 @@ from guard.stepup.ceremony import Ceremony
 from guard.stepup.limits import Bounds
 from guard.store.seal import Keyring
 from guard.store.sql import SqlStore
-from guard.tickets.changes import Changes
-from guard.tickets.jira import Jira
-from guard.tickets.servicenow import ServiceNow
+
+if TYPE_CHECKING:
+    from guard.tickets.changes import Changes
 
 
 class Desk:
@@ -205,6 +206,10 @@ def desk(file: Path) -> Iterator[Desk]:
 
 def change_system(settings: ChangeSystem) -> Changes:
     """The change system that tickets are in; nothing is asked yet."""
+    from guard.tickets.changes import Changes  # noqa: PLC0415 - an HTTP client, for deployments with tickets
+    from guard.tickets.jira import Jira  # noqa: PLC0415 - as above
+    from guard.tickets.servicenow import ServiceNow  # noqa: PLC0415 - as above
+
     jira = settings.system == "jira"
     usual = ("Awaiting implementation", "Implementing") if jira else ("-2", "-1")
     return Changes(
