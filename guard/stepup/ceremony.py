@@ -201,12 +201,13 @@ class Ceremony:
                 with anyio.move_on_after(max(left, 0)):
                     news = await watch.wait(challenge)
 
-    async def grants(self, digest: str) -> tuple[Grant, ...]:
+    async def grants(self, digest: str, *, holder: Callable[[], None] = lambda: None) -> tuple[Grant, ...]:
         """The unspent grants for this call digest; whether one covers the call now is for `decide` to say.
 
-        Proofs of somebody who was removed, or from a factor that was revoked since, are no longer among them.
+        Proofs of somebody who was removed, or from a factor that was revoked since, are no longer among them. `holder`
+        may block, is asked where there is a grant, and raises when whoever makes the call may not have it.
         """
-        newest, grant = await self._blocking(lambda: self._grants.newest(digest))
+        newest, grant = await self._blocking(lambda: self._grants.newest(digest, holder))
         if newest is None or grant is None or not (await self._current(newest)).state.open:
             return ()
         return (grant,)
