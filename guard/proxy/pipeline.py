@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final, assert_never
 
 import anyio
+import anyio.to_thread
 import structlog
 
 from guard import faults
@@ -294,7 +296,7 @@ class Pipeline:
                 "a call that needs a step-up may not carry inputResponses or requestState; repeat it without",
                 reason=Code.UNSOLICITED,
             )
-        await self._identifier.recheck(judged.call.principal)
+        await anyio.to_thread.run_sync(self._identifier.recheck, judged.call.principal)
         await self._journal.intend(judged, grant, continues=earlier.call_id)
         await self._forward(judged, exchange, grant, spent=True)
 
@@ -303,10 +305,12 @@ class Pipeline:
     async def _spend_grant(self, judged: Judged, exchange: Exchange) -> bool:
         """Forward on a grant that covers this call now; False when there is none or somebody else spent it."""
         call = judged.call
-        decision = self._decide(judged, await self._ceremony.grants(call.digest))
+        holder = partial(self._identifier.recheck, call.principal)
+        decision = self._decide(judged, await self._ceremony.grants(call.digest, holder=holder))
         if self._definition(call.server, call.kind, call.name) != call.definition or not isinstance(decision, Permit):
             return False
-        await self._identifier.recheck(call.principal)
+        if decision.grant is None:
+            await anyio.to_thread.run_sync(holder)
         if exchange.gone:
             return False
         if decision.grant is None:  # what it needed proof for is gone

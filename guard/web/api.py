@@ -192,11 +192,12 @@ class Challenges:
 
     async def prove(self, request: Request) -> Response:
         """Take one proof: `kind` and the evidence of that kind."""
-        challenge = await seen(self._services, request)
+        groups(request)  # nobody has their body read without a login
         body = await json_body(request)
         kind = word(body.pop("kind", ""))
         body.pop("decision", None)  # the path decides what a person's code is spent on
-        proven = await self._ceremony.prove(challenge.id, kind, self._own(request, body))
+        challenge = await seen(self._services, request)
+        proven = await self._ceremony.prove(challenge.id, kind, self._own(request, body), known=challenge)
         return JSONResponse(describe(proven, now=self._clock.now()))
 
     async def deny(self, request: Request) -> Response:

@@ -15,6 +15,7 @@ from guard.audit.record import line
 from guard.errors import (
     ChallengeClosedError,
     ChallengeError,
+    IdentityError,
     IllegalTransitionError,
     LedgerUnavailableError,
     NotFoundError,
@@ -199,6 +200,41 @@ async def test_a_grant_is_not_spent_once_its_approver_was_removed() -> None:
     assert grant is not None
     process.people.removed.add("ann")
     assert not await process.ceremony.consume(grant)
+
+
+async def test_a_grant_is_given_to_nobody_whose_key_ended_meanwhile() -> None:
+    process = Process()
+    asked = list[str]()
+
+    def ended() -> None:
+        asked.append("robot")
+        raise IdentityError(detail="the key has ended")
+
+    assert await process.ceremony.grants(CONSENT.digest, holder=ended) == ()
+    await process.ceremony.open(CONSENT)
+    assert await process.ceremony.grants(CONSENT.digest, holder=ended) == ()
+    assert asked == []
+    await process.ceremony.prove(CONSENT.id, "person", ANN)
+    with pytest.raises(IdentityError):
+        await process.ceremony.grants(CONSENT.digest, holder=ended)
+
+
+async def test_what_a_waiter_is_told_is_no_grant() -> None:
+    process = Process()
+    await process.ceremony.open(CONSENT)
+    told = list[Challenge]()
+
+    async def wait() -> None:
+        told.append(await process.ceremony.settle(CONSENT.id, until=process.clock.mono() + 30))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        await process.ceremony.prove(CONSENT.id, "person", ANN)
+        await process.other().ceremony.revoke("g" + CONSENT.id[1:], by="ben")
+    assert told[0].grant is not None
+    assert await process.ceremony.grants(CONSENT.digest) == ()
+    assert not await process.ceremony.consume(told[0].grant)
 
 
 async def test_a_call_whose_approver_was_removed_is_asked_about_anew() -> None:
