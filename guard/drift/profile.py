@@ -16,6 +16,8 @@ from guard.drift.values import Value
 
 NETWORKS: Final = 16
 """Networks kept for one credential: the first, and the most recently taught ones."""
+TOGETHER: Final = 32
+"""Pairs of networks kept at which one credential is used at once."""
 BELIEVED: Final = 10
 """Days in which a new profile believes what it sees."""
 SPAN: Final = 14.0
@@ -162,6 +164,7 @@ class Profile:
         "slots",
         "spare",
         "today",
+        "together",
         "tools",
         "unread",
         "version",
@@ -171,6 +174,7 @@ class Profile:
         """Know nothing."""
         self.networks: tuple[str, ...] = ()
         self.clients: tuple[str, ...] = ()
+        self.together: tuple[str, ...] = ()
         self.hours = [0.0] * HOURS
         self.calm_hour = -1.0
         self.ceiling: tuple[float, float] | None = None
@@ -351,6 +355,13 @@ class Profile:
         self.networks = networks
         return True
 
+    def with_pair(self, networks: str) -> bool:
+        """Know that it is used from these two networks at once. True when that was not known."""
+        if networks in self.together:
+            return False
+        self.together = (*self.together, networks)[-TOGETHER:]
+        return True
+
     # -------------------------------------------------------------- joining
 
     def add(self, other: Profile) -> None:
@@ -364,6 +375,8 @@ class Profile:
             self.with_network(network)
         for client in other.clients:
             self.with_client(client)
+        for networks in other.together:
+            self.with_pair(networks)
         self._add_days(other)
         self.calls += other.calls
         self.born = min(self.born, other.born)

@@ -41,6 +41,7 @@ def dump(profile: Profile) -> str:
     rows.append(_pack(rest))
     counts: dict[str, Json] = {
         "clients": list(profile.clients),
+        "together": list(profile.together),
         "hours": [round(count, 2) for count in profile.hours],
         "daily": {kind: [round(one, 4) for one in stats] for kind, stats in profile.daily.items()},
         "today": [today.day, today.calls, today.bytes, today.allowance["calls"], today.allowance["bytes"]],
@@ -105,6 +106,8 @@ def _fill(profile: Profile, data: Mapping[str, Any], packed: bytes) -> None:
     names, values = [], _unpack(packed)
     for client in _names(data["clients"], VERSION):
         profile.with_client(client)
+    for networks in _names(data.get("together", []), VERSION):
+        profile.with_pair(networks)
     if len(data["hours"]) != HOURS:
         raise TypeError
     profile.hours = [_number(count) for count in data["hours"]]
