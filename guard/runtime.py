@@ -23,11 +23,13 @@ from guard.drift.age import AgeSignal
 from guard.drift.assess import Assessor
 from guard.drift.behaviour import Behaviour
 from guard.drift.client import ClientSignal
+from guard.drift.escalation import EscalationSignal
 from guard.drift.hopping import HoppingSignal
 from guard.drift.hours import HourSignal
 from guard.drift.network import NetworkSignal
 from guard.drift.places import PlaceSignal
 from guard.drift.profiles import Profiles
+from guard.drift.rate import RateSignal
 from guard.drift.volume import VolumeSignal
 from guard.errors import ConfigError, IdentityError, LedgerUnavailableError, StoreUnavailableError
 from guard.geo import locator
@@ -158,6 +160,8 @@ class Engine:
             VolumeSignal(profiles),
             places=PlaceSignal(profiles),
             hopping=HoppingSignal(profiles, drift.strangers),
+            escalation=EscalationSignal(profiles, self._desk.config.irreversible),
+            rate=RateSignal(profiles),
         )
 
     def stop(self) -> None:

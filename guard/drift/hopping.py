@@ -14,7 +14,7 @@ from typing import Final
 
 from guard.drift.network import network_of
 from guard.drift.profile import DAY
-from guard.drift.profiles import Profiles
+from guard.drift.profiles import PROFILES, Profiles
 from guard.model import SET_BACK, Band, Call, Doubt, Finding, ProofClass
 from guard.reasons import Code, Reason
 
@@ -36,6 +36,7 @@ class HoppingSignal:
     def __init__(self, profiles: Profiles, most: int) -> None:
         """Judge by `profiles`; more than `most` strangers at one network are unusual."""
         self._profiles, self._most = profiles, most
+        self._home: dict[str, str] = {}
         self._strangers: OrderedDict[str, dict[str, float]] = OrderedDict()
 
     def assess(self, call: Call) -> tuple[Finding, ...]:
@@ -44,12 +45,18 @@ class HoppingSignal:
         Raises:
             KeyError: the profile of this credential was not loaded.
         """
-        network = network_of(call.source.address)
-        if not network:
+        key, address = call.principal.credential, call.source.address
+        if self._home.get(key) == address or not address:
             return ()
+        network = network_of(address)
         there = self._strangers.get(network)
-        if network not in self._profiles[call.principal.credential].networks and self._strange(call):
-            there = self._turned_up(network, call)
+        if network not in self._profiles[key].networks:
+            there = self._turned_up(network, call) if self._strange(call) else there
+        elif there is None or call.principal.subject not in there:
+            if len(self._home) >= PROFILES:
+                self._home.clear()
+            self._home[key] = address
+            return ()
         if there is None or len(there) <= self._most:
             return ()
         while there and call.received - there[first := next(iter(there))] > WINDOW:

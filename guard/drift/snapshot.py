@@ -10,11 +10,11 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
-from guard.drift.profile import HOURS, SCORES, START, Profile, Seen, Slot, Today
+from guard.drift.profile import HOURS, LEVELS, NEVER, SCORES, START, Profile, Seen, Slot, Today
 from guard.model import Json
 
 VERSION: Final = 2
@@ -43,6 +43,7 @@ def dump(profile: Profile) -> str:
         "clients": list(profile.clients),
         "together": list(profile.together),
         "hours": [round(count, 2) for count in profile.hours],
+        "rates": [[round(days, 2) for days in one] for one in profile.rates],
         "daily": {kind: [round(one, 4) for one in stats] for kind, stats in profile.daily.items()},
         "today": [today.day, today.calls, today.bytes, today.allowance["calls"], today.allowance["bytes"]],
         "at": profile.at,
@@ -50,9 +51,9 @@ def dump(profile: Profile) -> str:
         "born": profile.born,
         "calls": round(profile.calls, 2),
         "scores": [round(one, 2) for one in profile.scores],
-        "tools": [
-            [name, round(s.count, 2), s.first, s.last | s.trusted * _TRUSTED] for name, s in profile.tools.items()
-        ],
+        "tools": _rows(profile.tools),
+        "kinds": _rows(profile.kinds),
+        "since": profile.since,
         "pairs": [
             [index.get(a, -1), index[b], round(count, 2)] for (a, b), count in profile.pairs.items() if b in index
         ],
@@ -103,7 +104,7 @@ def _names(value: Json, version: Json) -> list[str]:
 
 
 def _fill(profile: Profile, data: Mapping[str, Any], packed: bytes) -> None:
-    names, values = [], _unpack(packed)
+    values = _unpack(packed)
     for client in _names(data["clients"], VERSION):
         profile.with_client(client)
     for networks in _names(data.get("together", []), VERSION):
@@ -111,6 +112,8 @@ def _fill(profile: Profile, data: Mapping[str, Any], packed: bytes) -> None:
     if len(data["hours"]) != HOURS:
         raise TypeError
     profile.hours = [_number(count) for count in data["hours"]]
+    if "rates" in data:
+        profile.rates = [[_number(days) for days in data["rates"][which][:LEVELS]] for which in (0, 1)]
     profile.daily = {kind: [_number(one) for one in data["daily"][kind]] for kind in profile.daily}
     day, calls, size, *allowed = data["today"]
     profile.today = Today(int(day), _number(calls), _number(size))
@@ -119,9 +122,10 @@ def _fill(profile: Profile, data: Mapping[str, Any], packed: bytes) -> None:
     at, mass, spare = data["day"]
     profile.day, profile.mass, profile.spare = int(at), _number(mass), _number(spare)
     profile.scores = [_number(one) for one in data["scores"]][-SCORES:]
-    for name, count, first, last in data["tools"]:
-        names.append(name)
-        profile.tools[name] = Seen(_number(count), first, last & _NO_FLAG, trusted=bool(last & _TRUSTED))
+    _seen(data["tools"], profile.tools)
+    _seen(data.get("kinds", []), profile.kinds)
+    profile.since = int(data.get("since", NEVER))
+    names = [*profile.tools]
     for before, tool, count in data["pairs"]:
         key = names[before] if before >= 0 else START, names[tool]
         profile.pairs[key] = _number(count)
@@ -135,6 +139,15 @@ def _fill(profile: Profile, data: Mapping[str, Any], packed: bytes) -> None:
             profile.everywhere.setdefault(digest, Seen()).join(seen, profile.born)
     for digest, seen in values:
         profile.everywhere.setdefault(digest, Seen()).join(seen, profile.born)
+
+
+def _rows(seen: Mapping[str, Seen]) -> list[Json]:
+    return [[name, round(s.count, 2), s.first, s.last | s.trusted * _TRUSTED] for name, s in seen.items()]
+
+
+def _seen(rows: Iterable[tuple[str, float, int, int]], into: dict[str, Seen]) -> None:
+    for name, count, first, last in rows:
+        into[name] = Seen(_number(count), first, last & _NO_FLAG, trusted=bool(last & _TRUSTED))
 
 
 def _number(value: float) -> float:

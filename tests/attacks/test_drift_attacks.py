@@ -18,12 +18,14 @@ import pytest
 from guard.drift.assess import Assessor
 from guard.drift.behaviour import Behaviour
 from guard.drift.client import ClientSignal
+from guard.drift.escalation import EscalationSignal
 from guard.drift.hopping import HoppingSignal
 from guard.drift.hours import HourSignal
 from guard.drift.network import NetworkSignal, network_of
 from guard.drift.places import PlaceSignal
 from guard.drift.profile import DAY
 from guard.drift.profiles import Profiles, peers_of
+from guard.drift.rate import RateSignal
 from guard.drift.snapshot import dump
 from guard.drift.volume import VolumeSignal
 from guard.model import Band, Call, Classification, Demand, Finding, Json, ProofClass, Sensitivity, Source
@@ -52,6 +54,8 @@ class Office:
             VolumeSignal(self.profiles),
             places=PlaceSignal(self.profiles),
             hopping=HoppingSignal(self.profiles, 5),
+            escalation=EscalationSignal(self.profiles, nouns.IRREVERSIBLE),
+            rate=RateSignal(self.profiles),
         )
 
     def call(
