@@ -114,7 +114,7 @@ class Engine:
         self._directory = _directory(config)
         self._directory.load()
         profiles = Profiles()
-        self._memory = Memory(profiles, store.baselines)
+        self._memory = Memory(profiles, store.baselines, budget=config.drift.budget, report=self.report)
         self._volumes = Volumes(store.baselines, clock)
         self.catalogue = Catalogue(store.pins, desk.ledger)
         for name in servers:

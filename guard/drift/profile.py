@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from guard.drift.calibrate import Thresholds
+from guard.drift.reference import Reference
 from guard.drift.values import Value
 
 NETWORKS: Final = 16
@@ -148,7 +149,10 @@ class Today:
 
 
 class Profile:
-    """Counts of one credential. `networks` in the order they were learnt; the first is the baseline."""
+    """Counts of one credential. `networks` in the order they were learnt; the first is the baseline.
+
+    What is `forgotten` counts no more for what is normal among all agents of a server.
+    """
 
     __slots__ = (
         "after",
@@ -161,6 +165,7 @@ class Profile:
         "daily",
         "day",
         "everywhere",
+        "forgotten",
         "hours",
         "kinds",
         "limits",
@@ -170,6 +175,7 @@ class Profile:
         "partial",
         "past",
         "rates",
+        "reference",
         "scores",
         "since",
         "slots",
@@ -185,6 +191,7 @@ class Profile:
         """Know nothing."""
         self.networks: tuple[str, ...] = ()
         self.clients: tuple[str, ...] = ()
+        self.forgotten = False
         self.together: tuple[str, ...] = ()
         self.hours = [0.0] * HOURS
         self.calm_hour = -1.0
@@ -193,6 +200,7 @@ class Profile:
         self.partial = False
         self.past: Today | None = None
         self.daily: dict[str, list[float]] = {"calls": [0.0, 0.0, 0.0], "bytes": [0.0, 0.0, 0.0]}
+        self.reference = Reference()
         self.rates = [[0.0] * LEVELS, [0.0] * LEVELS]
         self.at = 0.0
         self.day, self.mass, self.born = 0, 0.0, NEVER
@@ -330,6 +338,11 @@ class Profile:
                 for digest in [one for one in slot.values if one not in self.everywhere]:
                     del slot.values[digest]
 
+    @property
+    def counts(self) -> dict[str, float]:
+        """Calls (decayed) by tool."""
+        return {name: seen.count for name, seen in self.tools.items()}
+
     def note_kinds(self, did: Iterable[str], day: int, *, vouched: bool) -> None:
         """Count a call that does these kinds of things; they may be counted `since` later than the rest."""
         day &= DAYS
@@ -409,6 +422,9 @@ class Profile:
         self.decay(late)
         other.decay(late)
         self.at = late
+        self.reference.add(other.reference)
+        if other.partial and not self.partial:  # what is new since the last time; a whole profile brings its own
+            self.reference.fold(other.counts, other.scores, late)
         for network in other.networks:
             self.with_network(network)
         for client in other.clients:
@@ -443,6 +459,7 @@ class Profile:
             _forget(self.kinds, KINDS * 3 // 4)
 
     def _add_days(self, other: Profile) -> None:
+        self.forgotten |= other.forgotten
         for networks in other.together:
             self.with_pair(networks)
         self.hours = [mine + theirs for mine, theirs in zip(self.hours, other.hours, strict=True)]

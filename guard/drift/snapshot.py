@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any, Final
 
 from guard.drift.profile import HOURS, LEVELS, NEVER, SCORES, START, Profile, Seen, Slot, Today
+from guard.drift.reference import BINS, Reference
 from guard.model import Json
 
 VERSION: Final = 2
@@ -43,6 +44,8 @@ def dump(profile: Profile) -> str:
         "clients": list(profile.clients),
         "together": list(profile.together),
         "hours": [round(count, 2) for count in profile.hours],
+        "forgotten": profile.forgotten,
+        "slow": profile.reference.rows(),
         "rates": [[round(days, 2) for days in one] for one in profile.rates],
         "daily": {kind: [round(one, 4) for one in stats] for kind, stats in profile.daily.items()},
         "today": [today.day, today.calls, today.bytes, today.allowance["calls"], today.allowance["bytes"]],
@@ -84,7 +87,9 @@ def load(snapshot: str) -> Profile:
         if version == VERSION:
             counts = zlib.decompressobj()
             text = counts.decompress(base64.b85decode(data["counts"]), LARGEST)
-            _fill(profile, json.loads(text), base64.b85decode(data["values"]))
+            found = json.loads(text)
+            _fill_later(profile, found)
+            _fill(profile, found, base64.b85decode(data["values"]))
     except (zlib.error, KeyError, TypeError, IndexError, AttributeError, struct.error) as error:
         message = f"not a drift profile of version {VERSION}"
         raise ValueError(message) from error
@@ -103,17 +108,29 @@ def _names(value: Json, version: Json) -> list[str]:
     return names
 
 
+def _fill_later(profile: Profile, data: Mapping[str, Any]) -> None:
+    """What snapshots of this version did not always hold."""
+    for networks in _names(data.get("together", []), VERSION):
+        profile.with_pair(networks)
+    _seen(data.get("kinds", []), profile.kinds)
+    profile.since = int(data.get("since", NEVER))
+    profile.forgotten = data.get("forgotten") is True
+    if "slow" in data:
+        profile.reference = _slow(*data["slow"])
+    if "rates" in data:
+        fast, slow = ([_number(days) for days in one] for one in data["rates"])
+        if len(fast) != LEVELS or len(slow) != LEVELS:
+            raise TypeError
+        profile.rates = [fast, slow]
+
+
 def _fill(profile: Profile, data: Mapping[str, Any], packed: bytes) -> None:
     values = _unpack(packed)
     for client in _names(data["clients"], VERSION):
         profile.with_client(client)
-    for networks in _names(data.get("together", []), VERSION):
-        profile.with_pair(networks)
     if len(data["hours"]) != HOURS:
         raise TypeError
     profile.hours = [_number(count) for count in data["hours"]]
-    if "rates" in data:
-        profile.rates = [[_number(days) for days in data["rates"][which][:LEVELS]] for which in (0, 1)]
     profile.daily = {kind: [_number(one) for one in data["daily"][kind]] for kind in profile.daily}
     day, calls, size, *allowed = data["today"]
     profile.today = Today(int(day), _number(calls), _number(size))
@@ -123,8 +140,6 @@ def _fill(profile: Profile, data: Mapping[str, Any], packed: bytes) -> None:
     profile.day, profile.mass, profile.spare = int(at), _number(mass), _number(spare)
     profile.scores = [_number(one) for one in data["scores"]][-SCORES:]
     _seen(data["tools"], profile.tools)
-    _seen(data.get("kinds", []), profile.kinds)
-    profile.since = int(data.get("since", NEVER))
     names = [*profile.tools]
     for before, tool, count in data["pairs"]:
         key = names[before] if before >= 0 else START, names[tool]
@@ -139,6 +154,16 @@ def _fill(profile: Profile, data: Mapping[str, Any], packed: bytes) -> None:
             profile.everywhere.setdefault(digest, Seen()).join(seen, profile.born)
     for digest, seen in values:
         profile.everywhere.setdefault(digest, Seen()).join(seen, profile.born)
+
+
+def _slow(at: float, begun: float, told: int, tools: list[tuple[str, float]], scores: list[float]) -> Reference:
+    found = Reference()
+    found.at, found.begun, found.told = _number(at), _number(begun), int(told)
+    found.tools = {name: _number(count) for name, count in tools}
+    if len(scores) != BINS:
+        raise TypeError
+    found.scores = [_number(count) for count in scores]
+    return found
 
 
 def _rows(seen: Mapping[str, Seen]) -> list[Json]:
