@@ -296,6 +296,16 @@ class Drift(_Strict):
     budget: float = Field(
         0.02, gt=0, lt=0.5, description="share of an agent's normal calls that may be found unusual; thresholds follow"
     )
+    key_age: float = Field(
+        365.0, ge=0, le=36_500, description="days after which a key should have been rotated and is doubted; 0: never"
+    )
+    strangers: int = Field(
+        5,
+        ge=1,
+        le=100,
+        description="agents that may turn up within an hour at a network none of them was used from, before each of "
+        "them is doubted",
+    )
 
 
 class ChangeSystem(_Strict):

@@ -72,6 +72,7 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         "factor.revoked": "a factor was revoked",
         "client.wrapped": "the configuration of an agent now starts the guard before its tool servers",
         "client.unwrapped": "the configuration of an agent starts its tool servers without the guard again",
+        "profile.diverged": "what an agent does lately is not what it did over the year; it may have been led there",
         "guard.started": "a guard process began to serve",
         "guard.stopped": "a guard process stopped in order",
         "ledger.recovered": "a torn last record was cut off after a crash; so many bytes were lost",

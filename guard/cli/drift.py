@@ -161,6 +161,7 @@ def _summary(thumbprint: str, profile: Profile, budget: float) -> dict[str, Json
         "values": f"{len(profile.everywhere) - waiting} known, {waiting} in quarantine",
         "budget": f"{budget:.1%} stated, {limits.achieved:.1%} achieved" if limits else f"{budget:.1%} stated",
         "threshold": f"{limits.unusual:.2f} unusual, {limits.alarming:.2f} alarming" if limits else "none yet",
+        "year": profile.reference.differs(profile.counts, limits) or "nothing of note",
         "scores": [round(one, 2) for one in profile.scores[-_TOP:]],
     }
 

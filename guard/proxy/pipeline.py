@@ -142,6 +142,7 @@ class Pipeline:
         finally:
             if judged is not None:
                 self._ended.discard(judged.call.id)
+                self._assessor.ended(judged.call)
 
     def refused(self, *, server: str, source: Source, principal: Principal | None, error: Exception) -> None:
         """Record a message that never became an `Arrival`."""
