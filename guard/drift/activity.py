@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from guard.drift.observation import Observation
 from guard.drift.profile import START
-
-if TYPE_CHECKING:
-    from guard.drift.behaviour import Assessment
 
 KEPT: Final = 128 * 1024
 """Bytes of results an activity keeps; once there was more, every new value counts as seen."""
@@ -44,7 +41,6 @@ class Activity:
         "_read",
         "_seen",
         "_unread",
-        "again",
         "before",
         "calls",
         "full",
@@ -65,7 +61,6 @@ class Activity:
         self.last = 0.0
         self.full = False
         self.used: set[int] = set()
-        self.again: dict[int, tuple[tuple[object, ...], Assessment]] = {}
 
     def called(self, seen: Observation) -> None:
         """Note a call that was executed."""
@@ -105,25 +100,38 @@ class Activity:
             self._unread = []
         found = ""
         for shown in self._seen:
-            if (where := _stands(text, shown)) == "field":
-                return where
-            found = found or where
-        parts = _PART.findall(text) if not found and self._seen else ()
-        if len(parts) > 1 and all(any(_stands(one, shown) for shown in self._seen) for one in parts):
-            return "prose"
-        return found
+            if text in shown:
+                if (where := _stands(text, shown)) == "field":
+                    return where
+                found = found or where
+        if found or not self._seen:
+            return found
+        parts = _PART.findall(text)
+        if len(parts) > 1 and all(
+            any(one in shown and _stands(one, shown, "prose") for shown in self._seen) for one in parts
+        ):
+            return "prose"  # each of its words stood in a result
+        return ""
 
 
-def _stands(text: str, shown: str) -> str:
-    """Whether a value stands in a text as a "field", as a word of its "prose", or not at all ("")."""
-    found, at = "", -1
+def _stands(text: str, shown: str, enough: str = "field") -> str:
+    """Whether a value stands in a text as a "field", as a word of its "prose", or not at all ("").
+
+    With "prose" as `enough` a word of the prose may be a field at another place.
+    """
+    found, at, size = "", -1, len(text)
     for _ in range(_TRIED):
         if (at := shown.find(text, at + 1)) < 0:
             return found
-        if _bounded(shown, at - 1, -1) and _bounded(shown, at + len(text), 1):
+        after = at + size
+        if (at and shown[at - 1].isalnum()) or shown[after : after + 1].isalnum():
+            continue  # inside a word: the checks below would say no
+        if _bounded(shown, at - 1, -1) and _bounded(shown, after, 1):
             return "field"
-        if not found and _apart(shown, at - 1, -1) and _apart(shown, at + len(text), 1):
+        if not found and _apart(shown, at - 1, -1) and _apart(shown, after, 1):
             found = "prose"
+            if enough == found:
+                break
     return found or "prose"
 
 

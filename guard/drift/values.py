@@ -80,12 +80,12 @@ class Hasher:
     def __init__(self, key: bytes) -> None:
         """Hash under `key` (at most 64 bytes)."""
         self._base = blake2b(key=key, digest_size=8)
-        self.digests = lru_cache(maxsize=8192)(self._digests)
-        """The hash of a normalised text, and of what it belongs to (0: nothing)."""
+        self.value = lru_cache(maxsize=8192)(self._value)
+        """The value of a path and a normalised text."""
 
-    def _digests(self, text: str) -> tuple[int, int]:
+    def _value(self, path: str, text: str) -> Value:
         above = parent(text)
-        return self._digest(text), self._digest(above) if above else 0
+        return Value(path, text, self._digest(text), self._digest(above) if above else 0)
 
     def _digest(self, text: str) -> int:
         state = self._base.copy()
@@ -130,17 +130,12 @@ def values(arguments: Mapping[str, Json], hasher: Hasher) -> tuple[Value, ...]:
     for path, text in leaves(arguments):
         if len(found) >= LEAVES:
             break
-        plain = text[: SHORT * 2].strip().lower()
-        if len(text) > SHORT or plain.count(" ") >= WORDS:
-            found += [Value(path + "#", entity, *hasher.digests(entity)) for entity in entities(text)]
-        elif plain:
-            found.append(Value(path, plain, *hasher.digests(plain)))
+        if len(text) <= SHORT and (plain := text.strip().lower()).count(" ") < WORDS:
+            if plain:
+                found.append(hasher.value(path, plain))
+        else:
+            found += [hasher.value(path + "#", entity) for entity in entities(text)]
     return tuple(found)
-
-
-def touched(found: tuple[Value, ...]) -> tuple[int, ...]:
-    """The hashes of values, and of what they belong to."""
-    return tuple({digest for value in found for digest in (value.digest, value.parent) if digest})
 
 
 def entities(text: str) -> list[str]:

@@ -21,6 +21,7 @@ from guard.model import Band, Call, Classification, Json, Principal, Source
 from guard.policy.classify import PolicySet, classify
 from guard.policy.directory import PolicyDirectory
 from guard.requirement import required
+from guard.wire.canonical import digest
 
 
 class Replay:
@@ -71,40 +72,18 @@ class Replay:
         """Judge the calls of a session one after the other; each result is seen only after its call was judged."""
         activity = Activity(plain)
         for line in calls:
-            identity, server, tool, arguments = (
-                line["identity"],
-                line["server"],
-                line["tool"],
-                line["arguments"] or {},
-            )
+            identity, server, call = line["identity"], line["server"], _call(line)
             for key in (identity, peers_of(server)):
                 if key not in self._profiles:
                     self._profiles.load(key, None)
-            tags = self._tags(line) if server in self._policies.policies else None
+            tags = classify(self._policies, call, now=0.0) if server in self._policies.policies else None
             start = time.thread_time()
-            seen = self._behaviour.observe(server, tool, arguments, tags)
+            seen = self._behaviour.observed(call, tags)
             found = self._behaviour.judge(identity, server, seen, activity, lesson=lesson)
             took = time.thread_time() - start
             yield _Judged(line, tags, found, took)
             activity.called(seen)
             activity.showed((line["result_text"] or "").encode("utf-8", "surrogatepass"))
-
-    def _tags(self, line: dict[str, Any]) -> Classification:
-        call = Call(
-            id="",
-            principal=Principal(subject=line["identity"], credential=line["identity"]),
-            source=Source(transport="http"),
-            server=line["server"],
-            method="tools/call",
-            kind="tool",
-            name=line["tool"],
-            arguments=line["arguments"] or {},
-            canonical="",
-            definition="",
-            digest="",
-            received=0.0,
-        )
-        return classify(self._policies, call, now=0.0)
 
 
 class _Judged(NamedTuple):
@@ -114,6 +93,26 @@ class _Judged(NamedTuple):
     tags: Classification | None
     found: Assessment
     took: float
+
+
+def _call(line: dict[str, Any]) -> Call:
+    """The call of a line as the proxy would have read it."""
+    identity, server, name, arguments = line["identity"], line["server"], line["tool"], line["arguments"] or {}
+    text = json.dumps(arguments, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return Call(
+        id="",
+        principal=Principal(subject=identity, credential=identity),
+        source=Source(transport="http"),
+        server=server,
+        method="tools/call",
+        kind="tool",
+        name=name,
+        arguments=arguments,
+        canonical=text,
+        definition="",
+        digest=digest(json.dumps([identity, server, name, text])),
+        received=0.0,
+    )
 
 
 def sessions(file: Path) -> Iterator[list[dict[str, Any]]]:
