@@ -27,10 +27,11 @@ _SKIPPED: Final = 8
 """Quotes or points in a row that are looked past; more of them hide nothing."""
 
 _PART: Final = re.compile(r"[\w@.+/:#-]{3,200}")
-_WORD: Final = re.compile(r"[\w@.+/:#-]")
-_EDGES: Final = ".,:;-#/"
+_JOINTS: Final = "_@+"
+_EDGES: Final = ".:-#/"
 _QUOTES: Final = " '\""
 _BOUNDS: Final = ",:\n[]{}()"
+"""Nothing at all is such a bound, too: "" is in every text."""
 
 
 class Activity:
@@ -107,11 +108,14 @@ class Activity:
         if found or not self._seen:
             return found
         parts = _PART.findall(text)
-        if len(parts) > 1 and all(
-            any(one in shown and _stands(one, shown, "prose") for shown in self._seen) for one in parts
-        ):
-            return "prose"  # each of its words stood in a result
-        return ""
+        return "prose" if len(parts) > 1 and all(map(self._told, parts)) else ""
+
+    def _told(self, word: str) -> bool:
+        """Whether a word of a value stood in a result."""
+        for shown in self._seen:  # noqa: SIM110 - twice as fast as any()
+            if word in shown and _stands(word, shown, "prose"):
+                return True
+        return False
 
 
 def _stands(text: str, shown: str, enough: str = "field") -> str:
@@ -123,35 +127,19 @@ def _stands(text: str, shown: str, enough: str = "field") -> str:
     for _ in range(_TRIED):
         if (at := shown.find(text, at + 1)) < 0:
             return found
-        after = at + size
-        if (at and shown[at - 1].isalnum()) or shown[after : after + 1].isalnum():
-            continue  # inside a word: the checks below would say no
-        if _bounded(shown, at - 1, -1) and _bounded(shown, after, 1):
+        left, right = shown[max(0, at - _SKIPPED) : at], shown[at + size : at + size + _SKIPPED]
+        if left[-1:].isalnum() or right[:1].isalnum():
+            continue
+        before, after = left.rstrip(_QUOTES)[-1:], right.lstrip(_QUOTES)[:1]
+        if before in _BOUNDS and after in _BOUNDS:
             return "field"
-        if not found and _apart(shown, at - 1, -1) and _apart(shown, after, 1):
+        if not found and _apart(left.rstrip(_EDGES)[-1:]) and _apart(right.lstrip(_EDGES)[:1]):
             found = "prose"
             if enough == found:
-                break
+                return found
     return found or "prose"
 
 
-def _bounded(shown: str, at: int, step: int) -> bool:
-    """Whether nothing but quotes lies between this place and the end of a field."""
-    for _ in range(_SKIPPED):
-        if not 0 <= at < len(shown) or shown[at] in _BOUNDS:
-            return True
-        if shown[at] not in _QUOTES:
-            return False
-        at += step
-    return True
-
-
-def _apart(shown: str, at: int, step: int) -> bool:
-    """Whether a word ends before this place, punctuation aside."""
-    for _ in range(_SKIPPED):
-        if not 0 <= at < len(shown) or not _WORD.match(shown[at]):
-            return True
-        if shown[at] not in _EDGES:
-            return False
-        at += step
-    return True
+def _apart(sign: str) -> bool:
+    """Whether a sign ("": there is none) belongs to no word."""
+    return not sign or not (sign.isalnum() or sign in _JOINTS)
