@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from guard.drift.activity import Activity
 from guard.drift.calibrate import Thresholds, thresholds
@@ -17,8 +17,8 @@ from guard.drift.observation import Measure, Observation
 from guard.drift.profile import AGAIN, Lesson, Profile
 from guard.drift.profiles import Profiles, peers_of
 from guard.drift.scene import Scene
-from guard.drift.score import Factor, Weights, factors, score, shipped
-from guard.drift.values import Hasher, touched, values
+from guard.drift.score import Base, Factor, Weights, factors, shipped
+from guard.drift.values import Hasher, values
 from guard.model import Band, Call, Classification, Doubt, Finding, Json, ProofClass, Sensitivity
 from guard.reasons import Code, Reason
 
@@ -29,9 +29,8 @@ ACTIVITIES: Final = 1024
 PENDING: Final = 4096
 HELD: Final = 16 * 1024 * 1024
 """Bytes of results that all activities together keep."""
-_LATELY: Final = 64
-_STEADY: Final = frozenset({"tool_rare", "sequence", "after_read"})
-"""What depends on the profiles and the call before alone: such a call scores the same until one of them changes."""
+_LATELY: Final = 2048
+"""Calls whose values, and whose scores by profiles, are kept for the next that are the same."""
 _SMALL: Final = 2048  # characters of arguments whose values are kept for the next call that has the same
 NEWCOMERS: Final = 3
 """Of how many calls of a server's agents one is scored as if its agent were new."""
@@ -61,6 +60,8 @@ _EFFECTS: Final = {
 }
 
 
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 _CODES: Final = {str(code): code for code in Code}
 
 
@@ -104,7 +105,8 @@ class Behaviour:
         `read` gives the text that a result showed the agent.
         """
         self._profiles, self._hasher, self._budget, self._read = profiles, Hasher(key), budget, read
-        self._lately: dict[str, tuple[Classification, Observation]] = {}
+        self._lately: dict[str, tuple[Classification | None, Observation]] = {}
+        self._known: dict[tuple[str, int], Base] = {}
         self._held = 0
         self._weights = weights or shipped()
         self._activities: OrderedDict[str, Activity] = OrderedDict()
@@ -119,20 +121,16 @@ class Behaviour:
             KeyError: a profile was not loaded.
         """
         mine, peers = self._profiles[own], self._profiles[peers_of(server)]
-        state = seen, activity.before, activity.reads > 0, mine, mine.version, peers, peers.version
-        known = activity.again.get(id(seen))
-        if known is not None and known[0] == state:
-            return known[1]
-        total, parts = score(Scene(seen, mine, peers, activity), self._weights)
+        known = self._known.get((own, id(seen)))
+        if known is None or not known.holds(seen, mine, peers):
+            known = Base(Scene(seen, mine, peers), self._weights)
+            _keep(self._known, (own, id(seen)), known)
+        total, parts = known.score(activity)
         limits, newcomer = self._threshold(mine) or self._threshold(peers), None
         if lesson and peers.calls >= FIRST and (len(peers.scores) < FEW or int(peers.calls) % NEWCOMERS == 0):
-            newcomer = score(Scene(seen, NOBODY, peers, activity), self._weights)[0]
-        found = Assessment(seen, activity.before, total, parts, limits, _band(seen, total, parts, limits), newcomer)
-        if found.band is Band.CALM and _STEADY.issuperset([part[0] for part in parts]):
-            if len(activity.again) >= _LATELY:
-                activity.again.clear()
-            activity.again[id(seen)] = state, found
-        return found
+            newcomer = Base(Scene(seen, NOBODY, peers), self._weights).score(activity)[0]
+        band = Band.CALM if limits and total <= limits.unusual else _band(seen, total, parts, limits)
+        return Assessment(seen, activity.before, total, parts, limits, band, newcomer)
 
     def assess(self, call: Call, tags: Classification) -> tuple[Finding, ...]:
         """The findings about one call: none when it is calm.
@@ -142,7 +140,7 @@ class Behaviour:
         """
         if call.kind != "tool":
             return ()
-        seen = self._observed(call, tags)
+        seen = self.observed(call, tags)
         key = call.principal.credential
         activity = self._activity(key, call.received)
         found = self.judge(key, call.server, seen, activity)
@@ -159,19 +157,16 @@ class Behaviour:
         self, server: str, tool: str, arguments: Mapping[str, Json], tags: Classification | None
     ) -> Observation:
         """The call as signals see it; an owner's tags say what it can do, else its name does."""
-        found = values(arguments, self._hasher)
-        return Observation(f"{server}/{tool}", found, level(tool, tags), touched(found))
+        return Observation.of(f"{server}/{tool}", values(arguments, self._hasher), level(tool, tags))
 
-    def _observed(self, call: Call, tags: Classification) -> Observation:
+    def observed(self, call: Call, tags: Classification | None) -> Observation:
         """The same, where the values of a call that came lately are not taken apart again."""
         known = self._lately.get(call.digest)
-        if known is not None and known[0] is tags:
+        if known is not None and (known[0] is tags or known[0] == tags):
             return known[1]
         seen = self.observe(call.server, call.name, call.arguments, tags)
         if len(call.canonical) <= _SMALL:
-            if len(self._lately) >= _LATELY:
-                self._lately.clear()
-            self._lately[call.digest] = tags, seen
+            _keep(self._lately, call.digest, (tags, seen))
         return seen
 
     # -------------------------------------------------------------- after the call
@@ -262,6 +257,13 @@ def level(tool: str, tags: Classification | None) -> int:
     for one in tags.effects:
         found = max(found, _EFFECTS.get(one, CHANGES))
     return found
+
+
+def _keep(of: dict[_K, _V], key: _K, value: _V) -> None:
+    """Remember one more; the oldest makes room."""
+    if len(of) >= _LATELY:
+        del of[next(iter(of))]
+    of[key] = value
 
 
 def _band(seen: Observation, total: float, parts: list[Measure], limits: Thresholds | None) -> Band:

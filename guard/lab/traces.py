@@ -23,6 +23,7 @@ from guard.model import Band, Call, Classification, Finding, Json, Principal, So
 from guard.policy.classify import PolicySet, classify
 from guard.policy.directory import PolicyDirectory
 from guard.requirement import required
+from guard.wire.canonical import digest
 
 
 class Replay:
@@ -79,43 +80,22 @@ class Replay:
         """Judge the calls of a session one after the other; each result is seen only after its call was judged."""
         activity = Activity(plain)
         for line in calls:
-            identity, server, tool, arguments = (
-                line["identity"],
-                line["server"],
-                line["tool"],
-                line["arguments"] or {},
-            )
+            identity, server = line["identity"], line["server"]
+            self._asked += 1
+            call = _call(line, str(self._asked), day)
             for key in (identity, peers_of(server)):
                 if key not in self._profiles:
                     self._profiles.load(key, None)
-            call = self._call(line, day)
             tags = classify(self._policies, call, now=0.0) if server in self._policies.policies else None
-            kinds = self._escalation.assess(call, tags) if tags is not None else ()
             start = time.thread_time()
-            seen = self._behaviour.observe(server, tool, arguments, tags)
+            kinds = self._escalation.assess(call, tags) if tags is not None else ()
+            seen = self._behaviour.observed(call, tags)
             found = self._behaviour.judge(identity, server, seen, activity, lesson=lesson)
             took = time.thread_time() - start
             yield _Judged(line, tags, found, took, kinds)
             self._escalation.learn(call, frozenset(), challenged=not lesson)
             activity.called(seen)
             activity.showed((line["result_text"] or "").encode("utf-8", "surrogatepass"))
-
-    def _call(self, line: dict[str, Any], day: int) -> Call:
-        self._asked += 1
-        return Call(
-            id=str(self._asked),
-            principal=Principal(subject=line["identity"], credential=line["identity"]),
-            source=Source(transport="http"),
-            server=line["server"],
-            method="tools/call",
-            kind="tool",
-            name=line["tool"],
-            arguments=line["arguments"] or {},
-            canonical="",
-            definition="",
-            digest="",
-            received=day * DAY,
-        )
 
 
 class _Judged(NamedTuple):
@@ -129,6 +109,26 @@ class _Judged(NamedTuple):
     found: Assessment
     took: float
     kinds: tuple[Finding, ...]
+
+
+def _call(line: dict[str, Any], number: str, day: int) -> Call:
+    """The call of a line as the proxy would have read it."""
+    identity, server, name, arguments = line["identity"], line["server"], line["tool"], line["arguments"] or {}
+    text = json.dumps(arguments, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return Call(
+        id=number,
+        principal=Principal(subject=identity, credential=identity),
+        source=Source(transport="http"),
+        server=server,
+        method="tools/call",
+        kind="tool",
+        name=name,
+        arguments=arguments,
+        canonical=text,
+        definition="",
+        digest=digest(json.dumps([identity, server, name, text])),
+        received=day * DAY,
+    )
 
 
 def sessions(file: Path) -> Iterator[list[dict[str, Any]]]:

@@ -19,7 +19,8 @@ from guard.drift.calibrate import ALARMING_FLOOR, UNUSUAL_FLOOR, quantile, thres
 from guard.drift.effect import READS
 from guard.drift.profile import DAILY, PER_SLOT, VALUES, Lesson, Profile, Seen, quarantine
 from guard.drift.profiles import Profiles, peers_of
-from guard.drift.score import Weights, score, shipped
+from guard.drift.scene import Scene
+from guard.drift.score import Base, Weights, shipped
 from guard.drift.snapshot import dump, load
 from guard.drift.values import Hasher, values
 from guard.model import Band, Call, Classification, Demand, Doubt, Finding, Json, Principal, ProofClass, Sensitivity
@@ -258,9 +259,7 @@ def test_a_measure_that_is_no_number_counts_as_much_as_its_cap() -> None:
     seen = desk.behaviour.observe("payments", "send_report", {"to": "x@y.example"}, TAGS)
     profile = desk.profiles[KEY]
     profile.calls = math.nan
-    from guard.drift.scene import Scene  # noqa: PLC0415 - only here
-
-    total, parts = score(Scene(seen, profile, desk.profiles[peers_of("payments")], Activity(plain)), broken)
+    total, parts = Base(Scene(seen, profile, desk.profiles[peers_of("payments")]), broken).score(Activity(plain))
     assert math.isfinite(total)
     assert total > 0
     assert "tool_rare" in {name for name, *_ in parts}
@@ -347,8 +346,8 @@ def test_what_all_conversations_keep_of_results_is_bounded_and_what_is_let_go_co
 def test_a_score_that_is_remembered_is_the_score_there_would_be(steps: list[tuple[int, int, bool]]) -> None:
     one, other = Desk(), Desk()
     for tool, value, later in steps:
-        for activity in other.behaviour._activities.values():
-            activity.again.clear()
+        other.behaviour._known.clear()
+        other.behaviour._lately.clear()
         found = [desk.does(f"tool{tool}", shows=f"value{value}", to=f"value{value}") for desk in (one, other)]
         assert found[0] == found[1]
         assert one.profiles[KEY].scores == other.profiles[KEY].scores
