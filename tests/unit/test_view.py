@@ -152,7 +152,9 @@ def test_the_view_is_the_same_text_in_every_version_since_proofs_hold_its_digest
             replace(nouns.consent("ci", "intent"), attestation=1),
         ),
     )
-    assert render(call, width=200).text == f"""\
+    assert (
+        render(call, width=200).text
+        == f"""\
 challenge  c_{nouns.RANDOM}, pending
 digest     {call.short_digest}
 agent      deployer of olga, key 1a2b3c4d5e6f7a8b
@@ -189,6 +191,7 @@ arguments
     }}
   }}
 """
+    )
 
 
 def test_the_view_says_so_where_nothing_is_known_named_or_missing() -> None:
