@@ -1,46 +1,70 @@
 """Mutation score of guard/stepup/ and guard/factors/: `mutants.py [--again | --alive] [--seconds S] [NAME ...]`.
 
-mutmut makes the mutants (settings in pyproject.toml; `mutmut show NAME` prints one); this runs them. The tests are
-collected once. A process forked for each mutant runs the tests that reach its function, the cheapest and most special
-first, until one fails, on databases that are copied, in memory: many times faster than to start pytest for each. NAMEs
-such as "guard.stepup.intent*" choose a part and keep the other results; `--alive` runs again what is not known to be
-killed, `--again` only prints what is known. `--seconds` bounds the tests of one mutant, by the time they take without
-it: what they leave alive counts as alive, so a bounded run finds a score that is too low if anything. A second score
-leaves out the mutants that differ from the code in a sentence alone: in texts that have a blank.
+mutmut makes the mutants (settings in pyproject.toml; `mutmut show NAME` prints one); this runs them. Half of them have
+an error that mypy finds, as `make check` would: they are caught without a run. For the others the tests are collected
+once, and a process forked for each mutant runs the tests that reach its function, the cheapest and most special first,
+until one fails, on databases that are copied, in memory: many times faster than to start pytest for each.
+
+NAMEs such as "guard.stepup.intent*" choose a part and keep the other results; `--alive` runs again what is not known
+to be caught, `--again` only prints what is known. `--seconds` bounds the tests of one mutant, by the time they take
+without it: what they leave alive counts as alive, so a bounded run finds a score that is too low if anything. Beside the
+score stands the one without the mutants that differ from the code in a sentence alone (in texts that have a blank), and
+that of the tests alone among the mutants that mypy takes.
 """
 
 import argparse
 import ast
 import gc
+import json
 import math
 import os
 import pickle
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from _pytest.runner import runtestprotocol
 from mutmut import __main__ as mutmut
 from mutmut.configuration import config
-from mutmut.mutation.data import SourceFileMutationData
+from mutmut.mutation.data import MutantLineSpans, SourceFileMutationData
 from mutmut.mutation.trampoline import set_mutant_under_test
 from mutmut.state import state
 from mutmut.utils.file_utils import copy_also_copy_files, copy_src_dir, setup_source_paths, walk_mutatable_files
 
 T = TypeVar("T")
 AIM = 0.9
-SURVIVED, KILLED, NO_TESTS, TIMEOUT = 0, 1, 33, 36
+SURVIVED, KILLED, NO_TESTS, TIMEOUT, MISTYPED = 0, 1, 33, 36, 37
+TYPE_ERRORS = frozenset(
+    [
+        "arg-type",
+        "assignment",
+        "attr-defined",
+        "call-arg",
+        "call-overload",
+        "func-returns-value",
+        "index",
+        "list-item",
+        "operator",
+        "return",
+        "return-value",
+        "str-format",
+        "type-var",
+        "union-attr",
+    ]
+)
+"""Codes of mypy that say what the mutation did, and not what mutmut's own lines around it look like."""
 CHILDREN = (os.cpu_count() or 1) + 1  # one more than cores: a mutant that hangs waits without computing
 FOLDER = Path(tempfile.mkdtemp(prefix="mutants", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
 HANGS_S, HANGS_TIMES = 15, 30  # a test hangs when it takes this much longer than without a mutant
@@ -121,6 +145,34 @@ class Trial:
         code = os.waitstatus_to_exitcode(status)
         self.verdicts[self._running.pop(pid)] = TIMEOUT if code == -signal.SIGALRM else min(abs(code), 1)
         shutil.rmtree(FOLDER / str(pid), ignore_errors=True)
+
+
+def mistyped(paths: Iterable[Path]) -> set[str]:
+    """Names of the mutants in which mypy finds an error that it does not find in the code."""
+    mypy = Path(sys.executable).with_name("mypy")
+    sources = [str(path) for path in paths]
+    command = [mypy, "--output=json", "--cache-dir=.mypy_cache", *sources]
+    said = subprocess.run(command, cwd="mutants", text=True, capture_output=True, check=False).stdout
+    errors = defaultdict[str, list[dict[str, Any]]](list)
+    for error in (json.loads(line) for line in said.splitlines() if line.startswith("{")):
+        if error["code"] in TYPE_ERRORS:
+            errors[error["file"]].append(error)
+    found = set()
+    for source in sources:
+        spans = (
+            MutantLineSpans.load(source) or MutantLineSpans(path=source, span_by_function_name={})
+        ).span_by_function_name
+        at = {line: name for name, span in spans.items() for line in range(span.start, span.end + 1)}
+        wrong = defaultdict[str, set[tuple[str, str]]](set)
+        for error in errors[source]:
+            wrong[at.get(error["line"], "")].add((error["code"], error["message"]))
+        module = source.removesuffix(".py").replace("/", ".")
+        found |= {
+            f"{module}.{name}"
+            for name, its in wrong.items()
+            if its - wrong.get(f"{name.rpartition('__mutmut_')[0]}__mutmut_orig", set())
+        }
+    return found
 
 
 def _own_folder(session: pytest.Session) -> None:
@@ -205,11 +257,16 @@ def run(names: list[str], bound: float, alive: bool) -> None:
     setup_source_paths()
     mutmut.create_mutants(os.cpu_count() or 1)
     known = results()
+    wrong = mistyped(known)
+    for data in known.values():
+        data.exit_code_by_key |= {name: MISTYPED for name in data.exit_code_by_key if name in wrong}
     chosen = [
         one
         for data in known.values()
         for one, code in data.exit_code_by_key.items()
-        if any(fnmatch(one, name) for name in names or "*") and not (alive and code not in {None, SURVIVED, NO_TESTS})
+        if code != MISTYPED
+        and any(fnmatch(one, name) for name in names or "*")
+        and not (alive and code not in {None, SURVIVED, NO_TESTS})
     ]
 
     def keep(verdicts: dict[str, int]) -> None:
@@ -249,7 +306,8 @@ def report(names: list[str]) -> bool:
         for name in alive:
             if any(fnmatch(name, one) for one in names or "*"):
                 print("words" if name in words else "none " if codes[name] == NO_TESTS else "ALIVE", name)
-        here = Counter(mutants=len(codes), alive=len(alive), words=len(words))
+        refused = sum(code == MISTYPED for code in codes.values())
+        here = Counter(mutants=len(codes), alive=len(alive), words=len(words), refused=refused)
         total += here
         if codes:
             _line(str(path), here)
@@ -257,13 +315,16 @@ def report(names: list[str]) -> bool:
 
 
 def _line(of: str, count: Counter[str]) -> float:
-    killed = count["mutants"] - count["alive"]
-    strict = killed / max(count["mutants"] - count["words"], 1)
+    mutants, alive, words, refused = (count[name] for name in ("mutants", "alive", "words", "refused"))
+    caught = 1 - alive / max(mutants, 1)
+    wordless = 1 - (alive - words) / max(mutants - words, 1)
+    by_tests = 1 - alive / max(mutants - refused, 1)
     print(
-        f"{of}: {killed} of {count['mutants']} killed, {killed / max(count['mutants'], 1):.1%}; "
-        f"{strict:.1%} without sentences"
+        f"{of}: {mutants} mutants, {refused} refused by mypy, {mutants - refused - alive} killed by tests, "
+        f"{alive} alive ({words} only words); caught {caught:.1%}, without words {wordless:.1%}; tests alone {by_tests:.1%} of those "
+        "that mypy takes"
     )
-    return strict
+    return caught
 
 
 def main() -> int:
