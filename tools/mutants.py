@@ -7,9 +7,9 @@ until one fails, on databases that are copied, in memory: many times faster than
 
 NAMEs such as "guard.stepup.intent*" choose a part and keep the other results; `--alive` runs again what is not known
 to be caught, `--again` only prints what is known. `--seconds` bounds the tests of one mutant, by the time they take
-without it: what they leave alive counts as alive, so a bounded run finds a score that is too low if anything. Beside the
-score stands the one without the mutants that differ from the code in a sentence alone (in texts that have a blank), and
-that of the tests alone among the mutants that mypy takes.
+without it: what they leave alive counts as alive, so a bounded run finds a score that is too low if anything. Beside
+the score stands the one without the mutants that differ from the code in a sentence alone (in texts that have a blank),
+and that of the tests alone among the mutants that mypy takes.
 """
 
 import argparse
@@ -47,7 +47,7 @@ T = TypeVar("T")
 AIM = 0.9
 SURVIVED, KILLED, NO_TESTS, TIMEOUT, MISTYPED = 0, 1, 33, 36, 37
 TYPE_ERRORS = frozenset(
-    [
+    {
         "arg-type",
         "assignment",
         "attr-defined",
@@ -62,7 +62,7 @@ TYPE_ERRORS = frozenset(
         "str-format",
         "type-var",
         "union-attr",
-    ]
+    }
 )
 """Codes of mypy that say what the mutation did, and not what mutmut's own lines around it look like."""
 CHILDREN = (os.cpu_count() or 1) + 1  # one more than cores: a mutant that hangs waits without computing
@@ -321,8 +321,8 @@ def _line(of: str, count: Counter[str]) -> float:
     by_tests = 1 - alive / max(mutants - refused, 1)
     print(
         f"{of}: {mutants} mutants, {refused} refused by mypy, {mutants - refused - alive} killed by tests, "
-        f"{alive} alive ({words} only words); caught {caught:.1%}, without words {wordless:.1%}; tests alone {by_tests:.1%} of those "
-        "that mypy takes"
+        f"{alive} alive ({words} only words); caught {caught:.1%}, without words {wordless:.1%}; "
+        f"tests alone {by_tests:.1%} of those that mypy takes"
     )
     return caught
 
