@@ -387,6 +387,33 @@ def test_an_approver_of_the_group_consents(desk: Desk) -> None:
     assert "\x1b" not in proof.note
 
 
+@pytest.mark.parametrize(
+    ("note", "kept"),
+    [("", ""), ("planned", "planned"), ("a\u202eb", "a⟨U+202E RIGHT-TO-LEFT OVERRIDE⟩b"), ("x" * 501, "x" * 500)],
+)
+def test_a_persons_words_are_kept_with_their_proof_and_fit_for_every_sink(note: str, kept: str, desk: Desk) -> None:
+    proof = desk.approve("ann", challenge(), **({"note": note} if note else {}))
+    assert (proof.note, proof.groups, proof.at, proof.factor) == (
+        kept,
+        frozenset({"oncall"}),
+        NOW,
+        desk.store.factors.of("ann")[0].id,
+    )
+
+
+@pytest.mark.parametrize("evidence", [{"note": 7}, {"method": 7}, {"method": "oracle"}, {"decision": None}], ids=str)
+def test_evidence_of_another_type_or_method_is_none_and_loses_no_code(evidence: dict[str, Json], desk: Desk) -> None:
+    whole = {"as": "ann", "code": desk.apps["ann"].at(NOW), "view_digest": render(challenge()).digest}
+    with pytest.raises(ProofError):
+        desk.factor().verify(challenge(), {**whole, **evidence}, NOW)
+    assert not desk.spent("ann")
+
+
+def test_an_agent_that_nobody_enrolled_has_no_owner_to_bar(desk: Desk) -> None:
+    stranger = challenge(principal=Principal(subject="jwt-agent", credential="ab" * 8))
+    assert desk.approve("oli", stranger).subject == "oli"
+
+
 @pytest.mark.parametrize("name", ["oli", "eve", "robot"])
 def test_owner_stranger_and_agent_are_refused_and_lose_no_code(name: str, desk: Desk) -> None:
     if name == "robot":
@@ -642,8 +669,9 @@ def test_only_p256_keys_can_be_enrolled() -> None:
         with pytest.raises(ProofError) as refused:
             public_key(key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
         assert refused.value.reason is Code.FACTOR_UNSUITABLE
-    with pytest.raises(ProofError):
+    with pytest.raises(ProofError) as refused:
         public_key(b"not a key")
+    assert refused.value.reason is Code.FACTOR_UNSUITABLE
 
 
 # ------------------------------------------------------------------ requirements in full

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from guard.model import Demand, Further, Principal, ProofClass, Quorum, Requirement, State
 from guard.requirement import missing
 from guard.stepup.view import pretty, render
-from guard.stepup.visible import visible
+from guard.stepup.visible import bounded, visible
 from guard.wire.canonical import canonical, digest
 from tests import nouns
 
@@ -47,6 +47,30 @@ _json = st.recursive(
 )
 def test_what_hides_or_deceives_is_spelled_out(text: str, shown: str) -> None:
     assert visible(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\u03bb\u0307", "\u03bb⟨U+0307 COMBINING DOT ABOVE⟩"),
+        ("\u0436\u0307", "\u0436⟨U+0307 COMBINING DOT ABOVE⟩"),
+        ("1\u0307", "1⟨U+0307 COMBINING DOT ABOVE⟩"),
+        ("\u0307x", "⟨U+0307 COMBINING DOT ABOVE⟩x"),
+        ("\u0915\u0902", "\u0915\u0902"),  # Devanagari needs its marks
+        ("p\u0251ypal", "p⟨U+0251 LATIN SMALL LETTER ALPHA⟩ypal"),
+        ("日本語ab", "日本語ab"),
+        ("\u0430\u0435", "⟨U+0430 CYRILLIC SMALL LETTER A⟩⟨U+0435 CYRILLIC SMALL LETTER IE⟩"),
+        ("\u0430\u0436", "\u0430\u0436"),
+        ("a x\u0430", "a x⟨U+0430 CYRILLIC SMALL LETTER A⟩"),
+    ],
+)
+def test_marks_and_letters_are_judged_by_what_stands_beside_them(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+def test_a_persons_words_are_bounded_and_say_how_much_was_left_out() -> None:
+    assert bounded("x" * 500) == "x" * 500
+    assert bounded("x" * 503) == "x" * 500 + " … (3 characters more)"
 
 
 def test_a_word_made_only_of_look_alikes_is_spelled_out() -> None:
