@@ -6,7 +6,7 @@ pipeline refuses it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from guard import faults
@@ -45,6 +45,8 @@ class Assessor:
         """Ask `signals` in this order, then `hopping`, `volume`, `rate`, `escalation`, `behaviour` and `places`."""
         self._signals, self._volume, self._behaviour = tuple(signals), volume, behaviour
         self._places, self._hopping, self._escalation, self._rate = places, hopping, escalation, rate
+        self.ended: Callable[[Call], None] = _nothing if places is None else places.ended
+        """To be called when an assessed call came to its end, whether or not it was executed."""
         self._calm: dict[str, _Who] = {}
         self._taught: dict[str, _Who] = {}
 
@@ -56,13 +58,13 @@ class Assessor:
         if self._calm.get(key) != who:
             for signal in self._signals:
                 found += signal.assess(call)
-            if not found:
+            if self._hopping is not None:
+                found += self._hopping.assess(call)
+            if not found and not (self._hopping is not None and self._hopping.counts(call)):
                 _keep(self._calm, key, who)
-        if self._hopping is not None:
-            found += self._hopping.assess(call)
         if self._volume is not None:
             found += self._volume.assess(call)
-        if self._rate is not None:
+        if self._rate is not None and key in self._rate.fast:
             found += self._rate.assess(call)
         if self._escalation is not None:
             found += self._escalation.assess(call, tags)
@@ -92,7 +94,7 @@ class Assessor:
             changed |= self._volume.learn(call, proven, size)
         if self._rate is not None and call.kind != "protocol":
             changed |= self._rate.learn(call, proven)
-        if self._escalation is not None:
+        if self._escalation is not None and call.id in self._escalation.pending:
             changed |= self._escalation.learn(call, proven, challenged=challenged)
         if self._behaviour is not None:
             changed |= self._behaviour.learn(call, proven, shown, cut=cut, challenged=challenged)
@@ -114,11 +116,6 @@ class Assessor:
             changed |= self._places.learn(call, proven)
         return changed
 
-    def ended(self, call: Call) -> None:
-        """An assessed call came to its end, whether or not it was executed."""
-        if self._places is not None:
-            self._places.ended(call)
-
 
 def _who(call: Call) -> _Who:
     """All that the signals about identity look at; what they found calm stays calm for the hour."""
@@ -129,3 +126,8 @@ def _keep(of: dict[str, _Who], key: str, who: _Who) -> None:
     if len(of) >= PROFILES:
         of.clear()
     of[key] = who
+
+
+def _nothing(call: Call) -> None:
+    """What there is to do at the end of a call when nobody looks at calls in flight."""
+    del call
