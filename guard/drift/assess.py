@@ -13,6 +13,7 @@ from guard import faults
 from guard.drift.behaviour import Behaviour
 from guard.drift.escalation import EscalationSignal
 from guard.drift.hopping import HoppingSignal
+from guard.drift.job import JobSignal
 from guard.drift.places import PlaceSignal
 from guard.drift.profiles import PROFILES
 from guard.drift.rate import RateSignal
@@ -41,10 +42,12 @@ class Assessor:
         hopping: HoppingSignal | None = None,
         escalation: EscalationSignal | None = None,
         rate: RateSignal | None = None,
+        job: JobSignal | None = None,
     ) -> None:
-        """Ask `signals` in this order, then `hopping`, `volume`, `rate`, `escalation`, `behaviour` and `places`."""
+        """Ask `signals` in this order, then `hopping`, `volume`, `rate`, `escalation`, `job`, `behaviour`, `places`."""
         self._signals, self._volume, self._behaviour = tuple(signals), volume, behaviour
         self._places, self._hopping, self._escalation, self._rate = places, hopping, escalation, rate
+        self._job = job
         self.ended: Callable[[Call], None] = _nothing if places is None else places.ended
         """To be called when an assessed call came to its end, whether or not it was executed."""
         self._calm: dict[str, _Who] = {}
@@ -56,12 +59,7 @@ class Assessor:
         found: list[Finding] = []
         who, key = _who(call), call.principal.credential
         if self._calm.get(key) != who:
-            for signal in self._signals:
-                found += signal.assess(call)
-            if self._hopping is not None:
-                found += self._hopping.assess(call)
-            if not found and not (self._hopping is not None and self._hopping.counts(call)):
-                _keep(self._calm, key, who)
+            found += self._assess_who(call, who)
         if self._volume is not None:
             found += self._volume.assess(call)
         if self._rate is not None and key in self._rate.fast:
@@ -69,10 +67,25 @@ class Assessor:
         if self._escalation is not None:
             found += self._escalation.assess(call, tags)
         if self._behaviour is not None:
-            found += self._behaviour.assess(call, tags)
+            if self._job is None:
+                found += self._behaviour.assess(call, tags)
+            else:
+                found += self._job.assess(call)
+                found += self._behaviour.assess(call, tags, self._job.no_news(call))
         if self._places is not None:  # last: a call that could not be assessed does not stay in flight
             found += self._places.assess(call)
         return tuple(found)
+
+    def _assess_who(self, call: Call, who: _Who) -> list[Finding]:
+        """Doubts about identity; where there are none, and none can come from others, `who` is calm."""
+        found: list[Finding] = []
+        for signal in self._signals:
+            found += signal.assess(call)
+        if self._hopping is not None:
+            found += self._hopping.assess(call)
+        if not found and not (self._hopping is not None and self._hopping.counts(call)):
+            _keep(self._calm, call.principal.credential, who)
+        return found
 
     def learn(
         self,
