@@ -132,10 +132,11 @@ class RateSignal:
     def _teach(self, pace: _Pace, key: str, now: float, *, vouched: bool) -> bool:
         """Count the levels that this day reached for the first time."""
         profile = self._profiles[key]
-        young = profile.born == NEVER or 0 <= (int(now // DAY) & DAYS) - profile.born < BELIEVED
+        day = int(now // DAY)
+        young = profile.since == NEVER or 0 <= (day & DAYS) - profile.since < BELIEVED
         if not pace.begun <= now < pace.over:
             pace.begun = now // DAY * DAY
-            known = profile.daily["calls"][0] >= HISTORY
+            known = profile.daily["calls"][0] >= HISTORY and profile.since != NEVER and not profile.late(day)
             pace.over, pace.taught, pace.most = pace.begun + DAY, [0, 0], [0.0, 0.0] if known else [math.inf, math.inf]
             pace.normal = [_normal(days) for days in profile.rates]
         told = list[tuple[int, int]]()
