@@ -216,7 +216,7 @@ class Server(_Strict):
 
 
 class AgentProfile(_Strict):
-    """How one agent wants to be paused."""
+    """What one agent is for, and how it wants to be paused."""
 
     hold: float | None = Field(None, ge=0, le=50, description="seconds a paused call of this agent is held")
     learn: bool = Field(
@@ -231,6 +231,14 @@ class AgentProfile(_Strict):
         None,
         description="whether its client is asked to open the challenge's page (URL elicitation); "
         "unset: if it declares that and was seen to answer",
+    )
+    tools: tuple[str, ...] = Field(
+        (), description='globs over "SERVER/TOOL" it is meant to use: others are doubted, these are no news; unset: any'
+    )
+    destinations: tuple[str, ...] = Field(
+        (),
+        description="domains, addresses, URLs and folders it is meant to send to: others are doubted, these are no "
+        "news; unset: any",
     )
     success_text: bool = Field(
         False,
@@ -379,7 +387,7 @@ class Config(_Strict):
     proxy: Proxy = Field(default_factory=Proxy.model_construct, description="the MCP endpoint")
     console: Console = Field(default_factory=Console.model_construct, description="the console and API endpoint")
     servers: dict[Name, Server] = Field(default_factory=dict, description="the tool servers, by name")
-    agents: dict[Name, AgentProfile] = Field(default_factory=dict, description="pause settings by agent name")
+    agents: dict[Name, AgentProfile] = Field(default_factory=dict, description="jobs and pause settings by agent name")
     approval: Approval = Field(default_factory=Approval.model_construct, description="approvals by people")
     drift: Drift = Field(default_factory=Drift.model_construct, description="behavioural drift")
     break_glass: BreakGlass = Field(default_factory=BreakGlass.model_construct, description="emergencies")

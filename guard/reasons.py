@@ -54,6 +54,8 @@ class Code(StrEnum):
     TOO_FAST = "too_fast", "the agent calls far faster than it used to"
     FIRST_KIND = "first_kind", "the agent never did anything of this kind"
     ESCALATION = "escalation", "the conversation went from harmless to dangerous within a few calls"
+    UNDECLARED_TOOL = "undeclared_tool", "the tool is not among those this agent is declared to use"
+    UNDECLARED_DESTINATION = "undeclared_destination", "it goes somewhere this agent is not declared to send anything"
     UNUSUAL_CALL = "unusual_call", "taken as a whole, the call is not like what this agent does"
     TOOL_NEW = "tool_new", "the agent never used this tool"
     TOOL_RARE = "tool_rare", "the agent rarely uses this tool"

@@ -26,6 +26,7 @@ from guard.drift.client import ClientSignal
 from guard.drift.escalation import EscalationSignal
 from guard.drift.hopping import HoppingSignal
 from guard.drift.hours import HourSignal
+from guard.drift.job import Job, JobSignal
 from guard.drift.network import NetworkSignal
 from guard.drift.places import PlaceSignal
 from guard.drift.profiles import Profiles
@@ -154,6 +155,11 @@ class Engine:
     def _assessor(self, profiles: Profiles) -> Assessor:
         """Every signal of drift."""
         drift = self._desk.config.drift
+        jobs = {
+            name: Job(one.tools, frozenset(place.lower() for place in one.destinations))
+            for name, one in self._desk.config.agents.items()
+            if one.tools or one.destinations
+        }
         return Assessor(
             [NetworkSignal(profiles), HourSignal(profiles), ClientSignal(profiles), AgeSignal(drift.key_age)],
             Behaviour(profiles, self._desk.keyring.digest_key, budget=drift.budget, read=shown),
@@ -162,6 +168,7 @@ class Engine:
             hopping=HoppingSignal(profiles, drift.strangers),
             escalation=EscalationSignal(profiles, self._desk.config.irreversible),
             rate=RateSignal(profiles),
+            job=JobSignal(jobs) if jobs else None,
         )
 
     def stop(self) -> None:

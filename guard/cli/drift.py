@@ -116,8 +116,8 @@ def score(history: Path, test: Path, out: Path, file: Path) -> None:
 def rebuild(agent: str, as_json: bool, file: Path) -> None:
     """Learn the profile of AGENT's keys anew from the ledger, where the store has none.
 
-    Brings back networks, hours, client software, volume, and tools in their order, from calls that ran unchallenged.
-    The ledger has no argument in clear, so their values are learnt anew by later calls.
+    Brings back networks, hours, client software, volume, rates, and tools in their order, from calls that ran
+    unchallenged. The ledger has no argument in clear, so their values are learnt anew by later calls.
     """
     with desk(file) as services:
         credentials = services.store.agents.credentials(agent)

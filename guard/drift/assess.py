@@ -6,13 +6,14 @@ pipeline refuses it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from guard import faults
 from guard.drift.behaviour import Behaviour
 from guard.drift.escalation import EscalationSignal
 from guard.drift.hopping import HoppingSignal
+from guard.drift.job import JobSignal
 from guard.drift.places import PlaceSignal
 from guard.drift.profiles import PROFILES
 from guard.drift.rate import RateSignal
@@ -41,10 +42,14 @@ class Assessor:
         hopping: HoppingSignal | None = None,
         escalation: EscalationSignal | None = None,
         rate: RateSignal | None = None,
+        job: JobSignal | None = None,
     ) -> None:
-        """Ask `signals` in this order, then `hopping`, `volume`, `rate`, `escalation`, `behaviour` and `places`."""
+        """Ask `signals` in this order, then `hopping`, `volume`, `rate`, `escalation`, `job`, `behaviour`, `places`."""
         self._signals, self._volume, self._behaviour = tuple(signals), volume, behaviour
         self._places, self._hopping, self._escalation, self._rate = places, hopping, escalation, rate
+        self._job = job
+        self.ended: Callable[[Call], None] = _nothing if places is None else places.ended
+        """To be called when an assessed call came to its end, whether or not it was executed."""
         self._calm: dict[str, _Who] = {}
         self._taught: dict[str, _Who] = {}
 
@@ -54,23 +59,33 @@ class Assessor:
         found: list[Finding] = []
         who, key = _who(call), call.principal.credential
         if self._calm.get(key) != who:
-            for signal in self._signals:
-                found += signal.assess(call)
-            if not found:
-                _keep(self._calm, key, who)
-        if self._hopping is not None:
-            found += self._hopping.assess(call)
+            found += self._assess_who(call, who)
         if self._volume is not None:
             found += self._volume.assess(call)
-        if self._rate is not None:
+        if self._rate is not None and key in self._rate.fast:
             found += self._rate.assess(call)
         if self._escalation is not None:
             found += self._escalation.assess(call, tags)
         if self._behaviour is not None:
-            found += self._behaviour.assess(call, tags)
+            if self._job is None:
+                found += self._behaviour.assess(call, tags)
+            else:
+                found += self._job.assess(call)
+                found += self._behaviour.assess(call, tags, self._job.no_news(call))
         if self._places is not None:  # last: a call that could not be assessed does not stay in flight
             found += self._places.assess(call)
         return tuple(found)
+
+    def _assess_who(self, call: Call, who: _Who) -> list[Finding]:
+        """Doubts about identity; where there are none, and none can come from others, `who` is calm."""
+        found: list[Finding] = []
+        for signal in self._signals:
+            found += signal.assess(call)
+        if self._hopping is not None:
+            found += self._hopping.assess(call)
+        if not found and not (self._hopping is not None and self._hopping.counts(call)):
+            _keep(self._calm, call.principal.credential, who)
+        return found
 
     def learn(
         self,
@@ -92,7 +107,7 @@ class Assessor:
             changed |= self._volume.learn(call, proven, size)
         if self._rate is not None and call.kind != "protocol":
             changed |= self._rate.learn(call, proven)
-        if self._escalation is not None:
+        if self._escalation is not None and call.id in self._escalation.pending:
             changed |= self._escalation.learn(call, proven, challenged=challenged)
         if self._behaviour is not None:
             changed |= self._behaviour.learn(call, proven, shown, cut=cut, challenged=challenged)
@@ -114,11 +129,6 @@ class Assessor:
             changed |= self._places.learn(call, proven)
         return changed
 
-    def ended(self, call: Call) -> None:
-        """An assessed call came to its end, whether or not it was executed."""
-        if self._places is not None:
-            self._places.ended(call)
-
 
 def _who(call: Call) -> _Who:
     """All that the signals about identity look at; what they found calm stays calm for the hour."""
@@ -129,3 +139,8 @@ def _keep(of: dict[str, _Who], key: str, who: _Who) -> None:
     if len(of) >= PROFILES:
         of.clear()
     of[key] = who
+
+
+def _nothing(call: Call) -> None:
+    """What there is to do at the end of a call when nobody looks at calls in flight."""
+    del call

@@ -132,8 +132,8 @@ class Behaviour:
         band = Band.CALM if limits and total <= limits.unusual else _band(seen, total, parts, limits)
         return Assessment(seen, activity.before, total, parts, limits, band, newcomer)
 
-    def assess(self, call: Call, tags: Classification) -> tuple[Finding, ...]:
-        """The findings about one call: none when it is calm.
+    def assess(self, call: Call, tags: Classification, no_news: frozenset[str] = frozenset()) -> tuple[Finding, ...]:
+        """The findings about one call: none when it is calm; measures named in `no_news` do not count.
 
         Raises:
             KeyError: a profile was not loaded.
@@ -144,6 +144,8 @@ class Behaviour:
         key = call.principal.credential
         activity = self._activity(key, call.received)
         found = self.judge(key, call.server, seen, activity)
+        if no_news:
+            found = _without(found, no_news)
         self._pending[call.id] = found, activity
         if len(self._pending) > PENDING:
             self._pending.popitem(last=False)
@@ -274,6 +276,13 @@ def _band(seen: Observation, total: float, parts: list[Measure], limits: Thresho
     if total > limits.alarming:
         return Band.ALARMING
     return Band.UNUSUAL if total > limits.unusual else Band.CALM
+
+
+def _without(found: Assessment, measures: frozenset[str]) -> Assessment:
+    """The same call where some measures do not count."""
+    parts = [part for part in found.parts if part[0] not in measures]
+    total = sum(part[1] for part in parts)
+    return found._replace(score=total, parts=parts, band=_band(found.seen, total, parts, found.limits))
 
 
 def _findings(found: Assessment, budget: float) -> list[Finding]:

@@ -32,7 +32,7 @@ _PENDING: Final = 4096
 
 
 class _Talk:
-    """A conversation so far: when its last call came, how many ran, and the highest sensitivity among them.
+    """A conversation so far: when its last call came, how many came, and the highest sensitivity among those that ran.
 
     `calm` are tags that were looked at, and nothing about them is new.
     """
@@ -51,7 +51,8 @@ class EscalationSignal:
         """Judge by `profiles`; effects that are `irreversible` are alarming at the end of a climb."""
         self._profiles, self._irreversible = profiles, irreversible
         self._talks: OrderedDict[str, _Talk] = OrderedDict()
-        self._pending: OrderedDict[str, tuple[Sensitivity, list[str]]] = OrderedDict()
+        self.pending: OrderedDict[str, tuple[Sensitivity, list[str]]] = OrderedDict()
+        """Assessed calls from which there is something to learn, by id."""
 
     def assess(self, call: Call, tags: Classification) -> tuple[Finding, ...]:
         """Findings of doubt about intent: at most one for what is new and one for a climb.
@@ -61,20 +62,24 @@ class EscalationSignal:
         """
         if call.kind != "tool":
             return ()
-        talk = self._talk(call)
+        talk = self._talks.get(call.principal.credential)
+        if talk is None or call.received - talk.last > IDLE:
+            talk = self._new(call.principal.credential)
+        talk.last, calls = call.received, talk.calls
+        talk.calls = calls + 1
         if talk.calm is tags:
             return ()
         profile, sensitivity = self._profiles[call.principal.credential], tags.sensitivity
         new = [one for one in sorted(tags.effects) if one != _READ and not profile.knows(one)]
         if sensitivity > talk.highest:
-            sudden = 0 < talk.calls <= FEW and talk.highest <= HARMLESS and sensitivity is Sensitivity.CRITICAL
+            sudden = 0 < calls <= FEW and talk.highest <= HARMLESS and sensitivity is Sensitivity.CRITICAL
             new += [CLIMB] if sudden and not profile.knows(CLIMB) else []
         elif not new and profile.since != NEVER:
             talk.calm = tags  # nothing to find, and nothing to learn
             return ()
-        self._pending[call.id] = sensitivity, new
-        if len(self._pending) > _PENDING:
-            self._pending.popitem(last=False)
+        self.pending[call.id] = sensitivity, new
+        if len(self.pending) > _PENDING:
+            self.pending.popitem(last=False)
         return self._findings(call, talk, new) if new else ()
 
     def learn(self, call: Call, proven: frozenset[ProofClass], *, challenged: bool) -> bool:
@@ -83,13 +88,10 @@ class EscalationSignal:
         Raises:
             KeyError: the profile of this credential was not loaded.
         """
-        told = self._pending.pop(call.id, None)
-        if call.kind == "tool" and (talk := self._talks.get(call.principal.credential)) is not None:
-            talk.calls += 1
-            if told is not None and told[0] > talk.highest:
-                talk.highest = told[0]
-        if told is None:
+        if (told := self.pending.pop(call.id, None)) is None:
             return False
+        if (talk := self._talks.get(call.principal.credential)) is not None:
+            talk.highest = max(talk.highest, told[0])
         day, vouched = int(call.received // DAY), ProofClass.CONSENT in proven
         profile = self._profiles[call.principal.credential]
         if not vouched and (challenged or proven or profile.full(day)):
@@ -100,15 +102,11 @@ class EscalationSignal:
             into.note_kinds(told[1], day, vouched=vouched)
         return True
 
-    def _talk(self, call: Call) -> _Talk:
-        key, now = call.principal.credential, call.received
-        talk = self._talks.get(key)
-        if talk is None or now - talk.last > IDLE:
-            talk = self._talks[key] = _Talk()
-            self._talks.move_to_end(key)
-            if len(self._talks) > PROFILES:
-                self._talks.popitem(last=False)
-        talk.last = now
+    def _new(self, key: str) -> _Talk:
+        talk = self._talks[key] = _Talk()
+        self._talks.move_to_end(key)
+        if len(self._talks) > PROFILES:
+            self._talks.popitem(last=False)
         return talk
 
     def _findings(self, call: Call, talk: _Talk, new: list[str]) -> tuple[Finding, ...]:
@@ -123,7 +121,8 @@ class EscalationSignal:
             reason = Reason(Code.FIRST_KIND, by=SIGNAL, evidence=said)
             found.append(Finding(signal=SIGNAL, cause=Doubt.INTENT, band=band, reason=reason))
         if climbs:
-            before = f"{talk.calls} call{'s' if talk.calls > 1 else ''} that {'were' if talk.calls > 1 else 'was'}"
+            calls = talk.calls - 1
+            before = f"{calls} call{'s' if calls > 1 else ''} that {'were' if calls > 1 else 'was'}"
             said = f"critical after {before} at most {talk.highest.label}; never so in {profile.calls:.0f} calls"
             reason = Reason(Code.ESCALATION, by=SIGNAL, evidence=said)
             found.append(Finding(signal=SIGNAL, cause=Doubt.INTENT, band=Band.UNUSUAL, reason=reason))

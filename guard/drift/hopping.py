@@ -14,7 +14,7 @@ from typing import Final
 
 from guard.drift.network import network_of
 from guard.drift.profile import DAY
-from guard.drift.profiles import PROFILES, Profiles
+from guard.drift.profiles import Profiles
 from guard.model import SET_BACK, Band, Call, Doubt, Finding, ProofClass
 from guard.reasons import Code, Reason
 
@@ -36,7 +36,6 @@ class HoppingSignal:
     def __init__(self, profiles: Profiles, most: int) -> None:
         """Judge by `profiles`; more than `most` strangers at one network are unusual."""
         self._profiles, self._most = profiles, most
-        self._home: dict[str, str] = {}
         self._strangers: OrderedDict[str, dict[str, float]] = OrderedDict()
 
     def assess(self, call: Call) -> tuple[Finding, ...]:
@@ -45,18 +44,12 @@ class HoppingSignal:
         Raises:
             KeyError: the profile of this credential was not loaded.
         """
-        key, address = call.principal.credential, call.source.address
-        if self._home.get(key) == address or not address:
+        network = network_of(call.source.address)
+        if not network:
             return ()
-        network = network_of(address)
         there = self._strangers.get(network)
-        if network not in self._profiles[key].networks:
-            there = self._turned_up(network, call) if self._strange(call) else there
-        elif there is None or call.principal.subject not in there:
-            if len(self._home) >= PROFILES:
-                self._home.clear()
-            self._home[key] = address
-            return ()
+        if network not in self._profiles[call.principal.credential].networks and self._strange(call):
+            there = self._turned_up(network, call)
         if there is None or len(there) <= self._most:
             return ()
         while there and call.received - there[first := next(iter(there))] > WINDOW:
@@ -69,6 +62,11 @@ class HoppingSignal:
         band = Band.ALARMING if len(there) > ALARMING * self._most else Band.UNUSUAL
         reason = Reason(Code.MANY_KEYS, by=SIGNAL, evidence=said)
         return (Finding(signal=SIGNAL, cause=Doubt.IDENTITY, band=band, reason=reason),)
+
+    def counts(self, call: Call) -> bool:
+        """Whether this agent is a stranger where it calls from, so that others may make it a doubtful one."""
+        there = self._strangers.get(network_of(call.source.address))
+        return there is not None and call.principal.subject in there
 
     def learn(self, call: Call, proven: frozenset[str]) -> None:
         """On possession the agent is no stranger there."""

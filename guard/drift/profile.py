@@ -361,7 +361,7 @@ class Profile:
         return seen is not None and seen.trusted
 
     def late(self, day: int) -> bool:
-        """Whether kinds were not counted from the beginning, and for too short a time to know what is new."""
+        """Whether kinds and rates were not counted from the beginning, and for too short a time to know what is new."""
         began_late = self.born != NEVER and self.since > self.born
         return began_late and (day & DAYS) - self.since < BELIEVED
 

@@ -34,20 +34,23 @@ BEYOND: Final = 2.0
 """Times the highest normal level that are unusual."""
 ALARMING: Final = 4.0
 """Times what is unusual that are alarming."""
+BATCH: Final = 8
+"""Calls that are counted together, for that is cheaper."""
+_WAITING: Final = 8 * PROFILES
 _ONE: Final = tuple(60.0 * math.log(2.0) / half for half in HALF_LIVES)
 """What one call adds to a rate."""
 
 
 class _Pace:
-    """The rates of one key at `last`; on `day`: which are unusual, which teach, and the levels it taught so far.
+    """The rates of one key at `last`; from `begun` until `over`: which are unusual, which teach, and what they taught.
 
     `normal` are the levels that were normal when the day began.
     """
 
-    __slots__ = ("day", "last", "most", "news", "normal", "rates", "taught")
+    __slots__ = ("begun", "last", "most", "news", "normal", "over", "rates", "taught")
 
     def __init__(self) -> None:
-        self.last, self.day = 0.0, -1.0
+        self.last = self.begun = self.over = 0.0
         self.rates, self.most, self.news = [0.0, 0.0], [math.inf, math.inf], [0.0, 0.0]
         self.normal, self.taught = [0, 0], [0, 0]
 
@@ -59,6 +62,9 @@ class RateSignal:
         """Judge by `profiles`; the profile of a call's credential must be loaded."""
         self._profiles = profiles
         self._paces: OrderedDict[str, _Pace] = OrderedDict()
+        self._waiting: dict[str, int] = {}
+        self.fast = set[str]()
+        """Keys whose rate was unusual at their last call; nothing is to be asked about others."""
 
     def assess(self, call: Call) -> tuple[Finding, ...]:
         """One finding of doubt about intent, or none.
@@ -66,23 +72,20 @@ class RateSignal:
         Raises:
             KeyError: the profile of this credential was not loaded.
         """
-        pace = self._paces.get(call.principal.credential)
-        if pace is None:
+        if call.principal.credential not in self.fast:
             return ()
-        (fast, slow), (most_fast, most_slow) = pace.rates, pace.most
-        if fast <= most_fast and slow <= most_slow:
-            return ()
-        if not self._profiles[call.principal.credential].daily["calls"][0] >= HISTORY:
-            return ()
+        pace = self._paces[call.principal.credential]
+        rates, most = pace.rates, pace.most
         since, found = call.received - pace.last, list[tuple[float, str]]()
         if not since > 0:
             since = 0.0
-        for rate, half, most in zip(pace.rates, HALF_LIVES, pace.most, strict=True):
+        for rate, half, limit in zip(rates, HALF_LIVES, most, strict=True):
             now = rate * 2.0 ** (-since / half)
-            if now > most:
-                said = f"{now:.1f} calls a minute over {half / 60:.0f} minutes; more than {most:.0f} is unusual"
-                found.append((now / most, said))
+            if now > limit:
+                said = f"{now:.1f} calls a minute over {half / 60:.0f} minutes; more than {limit:.0f} is unusual"
+                found.append((now / limit, said))
         if not found:
+            self.fast.discard(call.principal.credential)
             return ()
         times, said = max(found)
         reason = Reason(Code.TOO_FAST, by=SIGNAL, evidence=said)
@@ -95,32 +98,46 @@ class RateSignal:
         Raises:
             KeyError: the profile of this credential was not loaded.
         """
-        now, key = call.received, call.principal.credential
-        pace = self._paces.get(key) or self._new(key)
-        rates, news = pace.rates, pace.news
-        if (since := now - pace.last) > 1.0:  # less is not worth it, and a clock that was set back makes nothing fade
-            pace.last = now
-            rates[0] *= 2.0 ** (since / -HALF_LIVES[0])
-            rates[1] *= 2.0 ** (since / -HALF_LIVES[1])
-        rates[0] += _ONE[0]
-        rates[1] += _ONE[1]
-        vouched = ProofClass.CONSENT in proven
-        if now // DAY == pace.day and not vouched and rates[0] <= news[0] and rates[1] <= news[1]:
+        key = call.principal.credential
+        calls = self._waiting.get(key, 0) + 1
+        if calls < BATCH and not proven:
+            self._waiting[key] = calls
             return False
-        return self._teach(pace, key, now, vouched=vouched)
+        if len(self._waiting) > _WAITING:
+            self._waiting.clear()
+        self._waiting[key] = 0
+        pace, now = self._paces.get(key) or self._new(key), call.received
+        rates = pace.rates
+        if (since := now - pace.last) > 0:  # a clock that was set back makes nothing fade
+            pace.last = now
+            for which, half in enumerate(HALF_LIVES):
+                rates[which] *= 2.0 ** (since / -half)
+        for which, one in enumerate(_ONE):
+            rates[which] += calls * one
+        changed = False
+        if proven or not pace.begun <= now < pace.over or rates[0] > pace.news[0] or rates[1] > pace.news[1]:
+            changed = self._teach(pace, key, now, vouched=ProofClass.CONSENT in proven)
+        if rates[0] > pace.most[0] or rates[1] > pace.most[1]:
+            self.fast.add(key)
+        return changed
 
     def _new(self, key: str) -> _Pace:
         if len(self._paces) >= PROFILES:
-            self._paces.popitem(last=False)
+            old, _ = self._paces.popitem(last=False)
+            self._waiting.pop(old, None)
+            self.fast.discard(old)
         pace = self._paces[key] = _Pace()
         return pace
 
     def _teach(self, pace: _Pace, key: str, now: float, *, vouched: bool) -> bool:
         """Count the levels that this day reached for the first time."""
         profile = self._profiles[key]
-        young = profile.born == NEVER or 0 <= (int(now // DAY) & DAYS) - profile.born < BELIEVED
-        if now // DAY != pace.day:
-            pace.day, pace.taught, pace.most = now // DAY, [0, 0], [0.0, 0.0]
+        day = int(now // DAY)
+        young = profile.since == NEVER or 0 <= (day & DAYS) - profile.since < BELIEVED
+        if not pace.begun <= now < pace.over:
+            pace.begun = now // DAY * DAY
+            known = profile.daily["calls"][0] >= HISTORY and profile.since != NEVER and not profile.late(day)
+            pace.over, pace.taught, pace.most = pace.begun + DAY, [0, 0], [0.0, 0.0] if known else [math.inf, math.inf]
             pace.normal = [_normal(days) for days in profile.rates]
         told = list[tuple[int, int]]()
         for which, least in enumerate(LEAST):

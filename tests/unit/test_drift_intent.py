@@ -41,8 +41,11 @@ class Agent:
         self.now, self.profiles = MIDNIGHT, Profiles()
         for key in (KEY, peers_of("payments")):
             self.profiles.load(key, None)
-        known = self.profiles
-        self.assessor = Assessor(
+        self.assessor = self.assessing(self.profiles)
+
+    @staticmethod
+    def assessing(known: Profiles) -> Assessor:
+        return Assessor(
             [],
             Behaviour(known, b"k" * 32),
             VolumeSignal(known),
@@ -227,6 +230,19 @@ def test_a_burst_that_comes_every_day_is_normal_and_calm_returns_when_the_rate_f
     assert burst(agent, 3000, 0.05)[-1]
     agent.now += 6 * 3600.0
     assert not any(burst(agent, 20, 5.0))
+
+
+def test_a_profile_from_before_rates_were_counted_takes_ten_days_to_know_what_is_normal() -> None:
+    agent = Agent()
+    for _ in range(40):
+        burst(agent, 100, 0.2)
+        agent.now += DAY
+    agent.profile.rates, agent.profile.since = Profile().rates, Profile().since
+    agent.assessor = Agent.assessing(agent.profiles)
+    for _ in range(20):
+        assert not any(burst(agent, 100, 0.2))
+        agent.now += DAY
+    assert any(burst(agent, 3000, 0.05))
 
 
 def test_a_person_who_allows_a_burst_is_not_asked_for_each_of_its_calls() -> None:

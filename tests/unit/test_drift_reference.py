@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import pytest
 
 from guard.clock import SystemClock
@@ -53,9 +54,9 @@ class Year:
         self.profiles = Profiles()
         self.memory = Memory(self.profiles, self.store.baselines, report=report)
 
-    async def works(self, days: int, *, export: float = 0.0, score: float = 0.5) -> None:
+    def works(self, days: int, *, export: float = 0.0, score: float = 0.5) -> None:
         """`export` is the share of calls that this tool grows to, `score` what the average call scores at the end."""
-        await self.memory.recall(nouns.PRINCIPAL, "desk")
+        anyio.run(self.memory.recall, nouns.PRINCIPAL, "desk")
         for past in range(days):
             self.day += 1
             grown = (past + 1) / days
@@ -71,35 +72,35 @@ class Year:
         self.memory.save()
 
 
-async def test_a_year_of_the_same_work_differs_from_nothing(store: SqlStore) -> None:
+def test_a_year_of_the_same_work_differs_from_nothing(store: SqlStore) -> None:
     year = Year(store)
-    await year.works(250)
+    year.works(250)
     assert year.told == []
 
 
-async def test_a_tool_that_grew_a_little_every_day_is_told_and_not_every_day(store: SqlStore) -> None:
+def test_a_tool_that_grew_a_little_every_day_is_told_and_not_every_day(store: SqlStore) -> None:
     year = Year(store)
-    await year.works(120)
-    await year.works(90, export=0.5)
+    year.works(120)
+    year.works(90, export=0.5)
     year.restart()
-    await year.works(20, export=0.5)
+    year.works(20, export=0.5)
     assert year.told[0]["agent"] == "deployer"
     assert year.told[0]["credential"] == KEY
     assert "desk/export" in str(year.told[0]["evidence"])
     assert 1 <= len(year.told) <= 1 + 110 // AGAIN
 
 
-async def test_scores_that_rose_a_little_every_day_are_told(store: SqlStore) -> None:
+def test_scores_that_rose_a_little_every_day_are_told(store: SqlStore) -> None:
     year = Year(store)
-    await year.works(120)
-    await year.works(90, score=2.0)
+    year.works(120)
+    year.works(90, score=2.0)
     assert "threshold" in str(year.told[0]["evidence"])
 
 
-async def test_a_young_profile_has_no_year_to_differ_from(store: SqlStore) -> None:
+def test_a_young_profile_has_no_year_to_differ_from(store: SqlStore) -> None:
     year = Year(store)
-    await year.works(10)
-    await year.works(40, export=0.9)
+    year.works(10)
+    year.works(40, export=0.9)
     assert year.told == []
 
 

@@ -16,6 +16,7 @@ from guard.config import Config
 from guard.drift.assess import Assessor
 from guard.drift.behaviour import Behaviour
 from guard.drift.network import NetworkSignal
+from guard.drift.places import PlaceSignal
 from guard.drift.profiles import Profiles
 from guard.errors import LedgerUnavailableError, StoreUnavailableError, UpstreamError, WireError
 from guard.identity.keys import KeyIdentifier
@@ -121,13 +122,25 @@ class Guard:
             ),
             memory=self.memory,
             volumes=self.volumes,
-            assessor=Assessor([NetworkSignal(self.profiles)], Behaviour(self.profiles, b"k" * 32)),
+            assessor=Assessor(
+                [NetworkSignal(self.profiles)],
+                Behaviour(self.profiles, b"k" * 32),
+                places=PlaceSignal(self.profiles),
+            ),
             ceremony=self.ceremony,
             journal=Journal(self.ledger, Redactor(b"k" * 32), watched=config.watched),
             clock=self.clock,
         )
 
-    async def call(self, tool: str, caller: Caller | None = None, *, state: str = "", **arguments: Json) -> Caller:
+    async def call(
+        self,
+        tool: str,
+        caller: Caller | None = None,
+        *,
+        state: str = "",
+        address: str = "192.0.2.7",
+        **arguments: Json,
+    ) -> Caller:
         caller = caller or Caller()
         params = {"name": tool, "arguments": arguments} | ({"requestState": state} if state else {})
         raw = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).encode()
@@ -135,7 +148,7 @@ class Guard:
             message=decode(raw),
             era=Era.LEGACY,
             principal=await self.identifier.identify(self.key),
-            source=Source(transport="http", address="192.0.2.7"),
+            source=Source(transport="http", address=address),
             server="desk",
         )
         await self.pipeline.handle(arrival, caller)
@@ -149,6 +162,13 @@ class Guard:
     @property
     def outcomes(self) -> list[Json]:
         return [fields["outcome"] for event, fields in self.ledger.records if event == "call.concluded"]
+
+    @property
+    def doubts(self) -> str:
+        """The findings about the call that was judged last."""
+        return [str(fields.get("findings", "")) for event, fields in self.ledger.records if event == "decision.made"][
+            -1
+        ]
 
 
 @pytest.fixture
@@ -380,3 +400,36 @@ def test_a_server_may_say_otherwise_than_the_top_level(top: bool, server: bool |
     table: dict[str, Json] = {"url": "http://localhost/mcp"} | ({} if server is None else {"enforce": server})
     config = Config.model_validate({"enforce": top, "servers": {"desk": table}})
     assert (config.watched == {"desk"}) is watched
+
+
+@pytest.mark.parametrize(
+    ("tool", "ran"), [("note", Caller().ran), ("note", broken), ("note", defect), ("wipe", broken)]
+)
+async def test_a_call_is_in_flight_until_it_ended_however_it_ended(
+    guard: Guard, tool: str, ran: Callable[[], Outcome]
+) -> None:
+    await guard.call("note")
+    await guard.call(tool, Caller(ran))
+    await guard.call("note", address="203.0.113.9")
+    assert "new_network" in guard.doubts
+    assert "two_places" not in guard.doubts
+
+
+async def test_a_call_from_elsewhere_while_another_runs_is_in_two_places(guard: Guard) -> None:
+    began, go_on = anyio.Event(), anyio.Event()
+
+    class Slow(Caller):
+        async def forward(self) -> Outcome:
+            began.set()
+            await go_on.wait()
+            return Outcome(ending=Ending.OK)
+
+    await guard.call("note")
+    async with anyio.create_task_group() as group:
+        group.start_soon(guard.call, "note", Slow())
+        with anyio.fail_after(30):
+            await began.wait()
+        await guard.call("note", address="203.0.113.9")
+        go_on.set()
+    assert "two_places" in guard.doubts
+    assert "203.0.113.0/24 while one from 192.0.2.0/24 was running" in guard.doubts
