@@ -211,6 +211,7 @@ class Engine:
             changed=self.changes.wait,
             denials=self._denials,
             intents=desk.intents,
+            openid=None if local else desk.openid,
         )
         return api(services, local=local)
 
