@@ -16,6 +16,7 @@ from guard.audit.ledger import FileLedger
 from guard.audit.redact import Redactor
 from guard.clock import SystemClock
 from guard.config import ChangeSystem, Config, load
+from guard.errors import ConfigError
 from guard.factors import break_glass, totp, webauthn
 from guard.factors.approval import ApprovalFactor, Authenticator
 from guard.factors.break_glass import BreakGlassFactor
@@ -35,6 +36,9 @@ from guard.store.sql import SqlStore
 
 if TYPE_CHECKING:
     from guard.tickets.changes import Changes
+
+if TYPE_CHECKING:
+    from guard.openid.flow import Flow
 
 
 class Desk:
@@ -94,6 +98,33 @@ class Desk:
     def codes(self) -> TotpFactor:
         """The one-time codes of people."""
         return TotpFactor(self.store.factors, self.keyring, self.ledger, self.clock)
+
+    @cached_property
+    def openid(self) -> Flow | None:
+        """Logins with an OpenID provider, where one is set.
+
+        Raises:
+            ConfigError: the extra `oidc` is not installed, or the secret or the certificates cannot be read.
+        """
+        console = self.config.console
+        if (issuer := console.oidc) is None:
+            return None
+        try:
+            from guard.openid.flow import Flow  # noqa: PLC0415 - an extra
+            from guard.openid.provider import Provider  # noqa: PLC0415
+        except ImportError as error:
+            raise ConfigError("[console.oidc] needs the extra: pip install 'mcp-step-up-guard[oidc]'") from error
+        try:
+            provider = Provider(issuer, issuer.client_secret.read(), self.clock)
+        except OSError as error:
+            raise ConfigError(f"the certificates of [console.oidc] cannot be read: {error}") from error
+        return Flow(
+            provider,
+            seal=self.keyring,
+            tickets=self.store.people.tickets,
+            clock=self.clock,
+            public_url=console.public_url,
+        )
 
     @cached_property
     def passkeys(self) -> Passkeys:

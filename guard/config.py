@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from guard.channels import Channel
 from guard.errors import ConfigError
+from guard.issuers import Issuer
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}$")]
 
@@ -141,10 +142,17 @@ class Console(Listener):
         28_800.0, ge=60, le=604_800, description="seconds an approver stays logged in, to look; voting asks every time"
     )
 
+    oidc: Issuer | None = Field(None, description="an OpenID provider approvers may log in with, to look")
+
     @field_validator("public_url")
     @classmethod
     def _url(cls, value: str) -> str:
         return _public(value)
+
+    def below(self, base: Path) -> Self:
+        """The listener with its files' paths taken relative to a folder."""
+        found = super().below(base)
+        return found.model_copy(update={"oidc": self.oidc.below(base)}) if self.oidc else found
 
 
 class Server(_Strict):

@@ -115,6 +115,7 @@ class Code(StrEnum):
     NO_CREDENTIAL = "no_credential", "no credential was presented"
     BAD_CREDENTIAL = "bad_credential", "the credential is unknown, expired or revoked"
     CROSS_SITE = "cross_site", "the request does not come from the console's own pages, or lacks its login's token"
+    LOGIN_REFUSED = "login_refused", "the login provider's answer does not count, or names nobody who may approve"
     FOREIGN_SESSION = "foreign_session", "the session belongs to another principal or is unknown"
 
     # What is wrong with a proof.
@@ -145,6 +146,10 @@ class Code(StrEnum):
     )
     TOO_MANY_CHILDREN = "too_many_children", "as many processes of tool servers run as the limits allow"
     SESSION_LOST = "session_lost", "the tool server lost the session and could not begin it again"
+    ISSUER_UNAVAILABLE = (
+        "issuer_unavailable",
+        "the login provider cannot be asked, or answers in another form",
+    )
     UNKNOWN_SERVER = "unknown_server", "no server of this name is configured"
     BAD_CONFIG = "bad_config", "a configuration or policy file has a mistake"
     NOT_FOUND = "not_found", "there is nothing by this name"

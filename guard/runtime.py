@@ -228,6 +228,7 @@ class Engine:
             changed=self.changes.wait,
             denials=self._denials,
             intents=desk.intents,
+            openid=None if local else desk.openid,
         )
         return api(services, local=local)
 

@@ -63,6 +63,7 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         "approver.removed": "a person may no longer approve",
         "approver.invited": "a one-time link to enrol a passkey was made for an approver",
         "login.accepted": "an approver logged in at the console, to look; a login never decides",
+        "login.refused": "somebody logged in at the OpenID provider, and does not come in with that",
         "intent.published": "somebody who is not the agent said in advance which calls are wanted",
         "intent.given": "a person allowed further calls while approving one; each is spent and recorded by itself",
         "intent.rejected": "an intent was offered and does not count",

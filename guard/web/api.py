@@ -193,10 +193,14 @@ class Challenges:
     async def prove(self, request: Request) -> Response:
         """Take one proof: `kind` and the evidence of that kind."""
         groups(request)  # nobody has their body read without a login
-        body = await json_body(request)
-        kind = word(body.pop("kind", ""))
+        try:
+            body = await json_body(request)
+            kind = word(body.pop("kind", ""))
+        except WireError:
+            await seen(self._services, request)  # that there is no such challenge is said first
+            raise
         body.pop("decision", None)  # the path decides what a person's code is spent on
-        challenge = await seen(self._services, request)
+        challenge = await seen(self._services, request)  # after the body, which may take its time
         proven = await self._ceremony.prove(challenge.id, kind, self._own(request, body), known=challenge)
         return JSONResponse(describe(proven, now=self._clock.now()))
 
