@@ -246,7 +246,13 @@ async def test_until_another_person_has_looked_no_glass_is_broken(station: Stati
         station.look(second, "cy")
     station.look(first, "cy")
     record = station.ledger.last("glass.reviewed")
-    assert (record["by"], record["broken_by"], record["because"]) == ("cy", "ann", "it was right")
+    assert record == {
+        "challenge_id": first.id,
+        "by": "cy",
+        "broken_by": "ann",
+        "because": "it was right",
+        "ticket": "INC-7",
+    }
     with pytest.raises(NotFoundError):
         station.look(first, "ben")
     await station.smash(second, "ben")

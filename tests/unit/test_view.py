@@ -248,4 +248,4 @@ def test_a_long_line_is_broken_at_a_blank_of_its_second_half_and_else_where_it_i
     assert lines("x" * 40) == ["x" * 40]
     assert lines("x" * 41) == ["x" * 38, " " * 11 + "↳ xxx"]
     assert lines("x" * 30 + " " + "y" * 20) == ["x" * 30 + " ", " " * 11 + "↳ " + "y" * 20]
-    assert lines("x" * 10 + " " + "y" * 31) == ["x" * 10 + " " + "y" * 27, " " * 11 + "↳ yyyy"]
+    assert lines("x" * 18 + " " + "y" * 23) == ["x" * 18 + " " + "y" * 19, " " * 11 + "↳ yyyy"]
