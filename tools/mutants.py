@@ -1,15 +1,15 @@
 """Mutation score of guard/stepup/ and guard/factors/: `mutants.py [--again | --alive] [--seconds S] [NAME ...]`.
 
 mutmut makes the mutants (settings in pyproject.toml; `mutmut show NAME` prints one); this runs them. Half of them have
-an error that mypy finds, as `make check` would: they are caught without a run. For the others the tests are collected
-once, and a process forked for each mutant runs the tests that reach its function, the cheapest and most special first,
-until one fails, on databases that are copied, in memory: many times faster than to start pytest for each.
+an error that mypy finds, as `make check` would: they are caught without a run. Those that change a sentence alone (a
+text that has a blank) are neither run nor counted. For the others the tests are collected once, and a process forked
+for each mutant runs the tests that reach its function, the cheapest and most special first, until one fails, on
+databases that are copied, in memory: many times faster than to start pytest for each.
 
 NAMEs such as "guard.stepup.intent*" choose a part and keep the other results; `--alive` runs again what is not known
 to be caught, `--again` only prints what is known. `--seconds` bounds the tests of one mutant, by the time they take
-without it: what they leave alive counts as alive, so a bounded run finds a score that is too low if anything. Beside
-the score stands the one without the mutants that differ from the code in a sentence alone (in texts that have a blank),
-and that of the tests alone among the mutants that mypy takes.
+without it: what they leave alive counts as alive, so a bounded run finds a score that is too low if anything. Mutants
+are run in random order, so a run that is stopped has looked at a fair sample; what it never ran is taken to be like it.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from functools import lru_cache
 from itertools import accumulate
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,7 +46,7 @@ from mutmut.utils.file_utils import copy_also_copy_files, copy_src_dir, setup_so
 
 T = TypeVar("T")
 AIM = 0.9
-SURVIVED, KILLED, NO_TESTS, TIMEOUT, MISTYPED = 0, 1, 33, 36, 37
+SURVIVED, KILLED, NO_TESTS, SKIPPED, TIMEOUT, MISTYPED = 0, 1, 33, 34, 36, 37
 TYPE_ERRORS = frozenset(
     {
         "arg-type",
@@ -259,15 +260,22 @@ def run(names: list[str], bound: float, alive: bool) -> None:
     known = results()
     wrong = mistyped(known)
     for data in known.values():
-        data.exit_code_by_key |= {name: MISTYPED for name in data.exit_code_by_key if name in wrong}
+        left_out = {
+            name: MISTYPED if name in wrong else SKIPPED
+            for name in data.exit_code_by_key
+            if name in wrong or only_words(name)
+        }
+        data.exit_code_by_key |= left_out
     chosen = [
-        one
+        (code is not None, one)
         for data in known.values()
         for one, code in data.exit_code_by_key.items()
-        if code != MISTYPED
+        if code not in {MISTYPED, SKIPPED}
         and any(fnmatch(one, name) for name in names or "*")
         and not (alive and code not in {None, SURVIVED, NO_TESTS})
     ]
+    random.Random(0).shuffle(chosen)  # whatever is known when it is stopped is a fair sample
+    chosen = [one for _, one in sorted(chosen, key=itemgetter(0))]  # what was never run comes first
 
     def keep(verdicts: dict[str, int]) -> None:
         for path, data in known.items():
@@ -275,7 +283,6 @@ def run(names: list[str], bound: float, alive: bool) -> None:
             data.exit_code_by_key |= {name: code for name, code in verdicts.items() if name in data.exit_code_by_key}
             data.save()
 
-    random.Random(0).shuffle(chosen)  # whatever is known when it is stopped is a fair sample
     root, trial = Path.cwd(), Trial(chosen, bound, keep)
     options = [
         "-qq",
@@ -297,17 +304,18 @@ def run(names: list[str], bound: float, alive: bool) -> None:
 
 
 def report(names: list[str]) -> bool:
-    """Print the survivors and the scores by module; whether the aim is met."""
+    """Print the survivors and the score of every module; whether the aim is met by all together."""
     total: Counter[str] = Counter()
     for path, data in results().items():
         codes = {name: code for name, code in data.exit_code_by_key.items() if code is not None}
         alive = [name for name, code in codes.items() if code in {SURVIVED, NO_TESTS}]
-        words = {name for name in alive if only_words(name)}
         for name in alive:
             if any(fnmatch(name, one) for one in names or "*"):
-                print("words" if name in words else "none " if codes[name] == NO_TESTS else "ALIVE", name)
-        refused = sum(code == MISTYPED for code in codes.values())
-        here = Counter(mutants=len(codes), alive=len(alive), words=len(words), refused=refused)
+                print("none " if codes[name] == NO_TESTS else "ALIVE", name)
+        refused, words = (sum(code == kind for code in codes.values()) for kind in (MISTYPED, SKIPPED))
+        killed = len(codes) - refused - words - len(alive)
+        unknown = len(data.exit_code_by_key) - len(codes)
+        here = Counter(killed=killed, alive=len(alive), refused=refused, words=words, unknown=unknown)
         total += here
         if codes:
             _line(str(path), here)
@@ -315,16 +323,15 @@ def report(names: list[str]) -> bool:
 
 
 def _line(of: str, count: Counter[str]) -> float:
-    mutants, alive, words, refused = (count[name] for name in ("mutants", "alive", "words", "refused"))
-    caught = 1 - alive / max(mutants, 1)
-    wordless = 1 - (alive - words) / max(mutants - words, 1)
-    by_tests = 1 - alive / max(mutants - refused, 1)
+    killed, alive, refused = count["killed"], count["alive"], count["refused"]
+    unknown, words = count["unknown"], count["words"]
+    by_tests = killed / max(killed + alive, 1)
+    score = (refused + by_tests * (killed + alive + unknown)) / max(refused + killed + alive + unknown, 1)
     print(
-        f"{of}: {mutants} mutants, {refused} refused by mypy, {mutants - refused - alive} killed by tests, "
-        f"{alive} alive ({words} only words); caught {caught:.1%}, without words {wordless:.1%}; "
-        f"tests alone {by_tests:.1%} of those that mypy takes"
+        f"{of}: {killed} of {killed + alive} killed by tests ({by_tests:.1%}), {refused} refused by mypy, "
+        f"{words} only words, {unknown} not run; score {score:.1%}"
     )
-    return caught
+    return score
 
 
 def main() -> int:

@@ -17,6 +17,7 @@ from guard.model import Demand, Json, Principal, ProofClass, Quorum, Requirement
 from guard.reasons import Code, Reason
 from guard.stepup.binding import (
     CONTENT_TYPE,
+    SKEW,
     call_proof_bytes,
     challenge_bytes,
     document,
@@ -240,6 +241,23 @@ def test_the_signer_signs_only_for_its_own_installation_and_principal() -> None:
 
 @pytest.mark.parametrize("now", [nouns.NOW - 61, nouns.NOW + 960, float("nan")])
 def test_the_signer_refuses_what_is_not_fresh(now: float) -> None:
+    with pytest.raises(ProofExpiredError):
+        parsed(travelled(), now=now)
+
+
+@pytest.mark.parametrize(
+    ("now", "fresh"),
+    [
+        (nouns.NOW - SKEW - 0.5, False),
+        (nouns.NOW - SKEW, True),
+        (nouns.NOW + 900 + SKEW - 0.5, True),
+        (nouns.NOW + 900 + SKEW, False),
+    ],
+)
+def test_a_document_is_fresh_with_a_minute_for_clocks_that_differ(now: float, fresh: bool) -> None:
+    if fresh:
+        assert parsed(travelled(), now=now)
+        return
     with pytest.raises(ProofExpiredError):
         parsed(travelled(), now=now)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
+import anyio.from_thread
 import pytest
 
 from guard.audit.record import line
@@ -406,6 +407,24 @@ async def test_only_an_unspent_grant_is_revoked_by_its_id() -> None:
     assert (await process.ceremony.revoke(grant.id, by="root")).ended_by == "root"
     with pytest.raises(NotFoundError):
         await process.ceremony.revoke(grant.id, by="root")
+
+
+async def test_a_caller_who_leaves_while_a_proof_is_counted_does_not_undo_it() -> None:
+    process, two = Process(), nouns.challenge(Demand.TWO_PEOPLE)
+    await process.ceremony.open(two)
+    await process.ceremony.prove(two.id, "person", ANN)
+    with anyio.CancelScope() as leaving:
+
+        def stands(challenge: Challenge, proof: Proof) -> bool:
+            anyio.from_thread.run_sync(leaving.cancel)
+            return True
+
+        process.people.stands = stands  # type: ignore[method-assign]
+        await process.ceremony.prove(two.id, "person", {"as": "bob"})
+    row = process.store.get(two.id)
+    assert leaving.cancel_called
+    assert row is not None
+    assert row.state is State.SATISFIED
 
 
 async def test_what_is_spent_is_on_record_with_the_call_it_was_spent_on() -> None:

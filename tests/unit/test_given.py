@@ -539,8 +539,13 @@ def test_nothing_further_is_allowed_where_the_policy_names_no_limit() -> None:
 
 async def test_nothing_is_offered_for_what_is_no_tool_or_has_no_limit_nor_what_is_over_or_revoked(room: Room) -> None:
     identifier = await room.allow(await room.ask())
-    call = nouns.challenge(Demand.CONSENT, further=LIMIT)
+    call = nouns.challenge(Demand.CONSENT, arguments=canonical(FIRST), further=LIMIT)
     assert room.given.evidence(call) == ({"intent": identifier},)
+    stranger = replace(nouns.PRINCIPAL, subject="stranger")
+    assert room.given.evidence(replace(call, principal=stranger)) == ()
+    proof = room.given.verify(call, {"intent": identifier}, room.clock.wall)
+    assert room.given.stands(call, proof)
+    assert not room.given.stands(replace(call, further=Further()), proof)
     for other in (replace(call, kind="prompt"), replace(call, further=Further()), replace(call, name="other")):
         assert room.given.evidence(other) == ()
     room.clock.wall += 600

@@ -581,6 +581,7 @@ def test_the_longest_text_is_taken() -> None:
         ("http://localhost.example", None),
         ("https://192.0.2.1", None),
         ("https://[::1]", None),
+        ("https://[v1.a:b.c]", None),
         ("https://", None),
     ],
 )

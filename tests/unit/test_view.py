@@ -240,6 +240,11 @@ def test_the_view_says_so_where_nothing_is_known_named_or_missing() -> None:
         assert line in lines
 
 
+def test_where_nothing_is_required_nobody_is_named() -> None:
+    call = nouns.challenge(requirement=Requirement())
+    assert f"required   {call.requirement.label}" in [line.rstrip() for line in render(call).text.splitlines()]
+
+
 def test_a_long_line_is_broken_at_a_blank_of_its_second_half_and_else_where_it_is_full() -> None:
     def lines(rule: str) -> list[str]:
         text = render(nouns.challenge(rule=rule), width=51).text
@@ -247,5 +252,6 @@ def test_a_long_line_is_broken_at_a_blank_of_its_second_half_and_else_where_it_i
 
     assert lines("x" * 40) == ["x" * 40]
     assert lines("x" * 41) == ["x" * 38, " " * 11 + "↳ xxx"]
+    assert lines("x" * 39 + " " + "y" * 5) == ["x" * 38, " " * 11 + "↳ x yyyyy"]
     assert lines("x" * 30 + " " + "y" * 20) == ["x" * 30 + " ", " " * 11 + "↳ " + "y" * 20]
-    assert lines("x" * 10 + " " + "y" * 31) == ["x" * 10 + " " + "y" * 27, " " * 11 + "↳ yyyy"]
+    assert lines("x" * 18 + " " + "y" * 23) == ["x" * 18 + " " + "y" * 19, " " * 11 + "↳ yyyy"]

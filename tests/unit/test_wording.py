@@ -81,5 +81,21 @@ def test_exactly_as_many_members_as_are_told_one_by_one_leave_none_to_count() ->
 
 
 def test_a_word_that_repeats_often_is_still_compared() -> None:
-    [line] = change({"d": "a " * 250 + "b"}, {"d": "a " * 250 + "c"})
-    assert line == "d: ... a a a a [-b-] {+c+}"
+    [line] = change({"d": "x " + "a " * 250}, {"d": "a " * 250 + "y"})
+    assert line == "d: [-x-] a a a a ... {+y+}"
+
+
+def test_the_order_of_members_within_a_list_is_no_difference() -> None:
+    assert change({"a": [{"x": 1, "y": 2}]}, {"a": [{"y": 2, "x": 1}]}) == ()
+
+
+def nested(value: object, depth: int) -> object:
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
+def test_what_lies_deeper_than_24_members_is_told_as_one() -> None:
+    path = ".".join("a" * 24)
+    assert change(nested(1, 24), nested(2, 24)) == (f"{path}: [-1-] {{+2+}}",)
+    assert change(nested(1, 25), nested(2, 25)) == (f'{path}: {{"a": [-1}}-] {{+2}}+}}',)
