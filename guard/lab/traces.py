@@ -82,7 +82,7 @@ class Replay:
             found = self._behaviour.judge(identity, server, seen, activity, lesson=lesson)
             took = time.thread_time() - start
             yield _Judged(line, tags, found, took)
-            activity.called(seen)
+            activity.called(seen, found.brought, found.doubt)
             activity.showed((line["result_text"] or "").encode("utf-8", "surrogatepass"))
 
 
