@@ -108,8 +108,8 @@ class Base:
 
     def doubt(self, total: float) -> tuple[Sequence[int], float]:
         """The hashes of the call's new values, and what its score would be if it could hurt."""
-        news = self._news
-        return ((), 0.0) if news is None else (news.brought, total / self._weights.can[self._scene.seen.can])
+        news, can = self._news, self._scene.seen.can
+        return ((), 0.0) if news is None or can == 0 else (news.brought, total / self._weights.can[self._scene.seen.can])
 
     def _step(self, key: tuple[str, bool]) -> tuple[float, list[Measure]]:
         """The same as it comes after this tool, and (True) after a result was read."""
