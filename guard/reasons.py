@@ -70,6 +70,7 @@ class Code(StrEnum):
     ARGUMENT_FROM_RESULT = "argument_from_result", "the new argument was brought by an untrusted result"
     DESTINATION_FROM_RESULT = "destination_from_result", "a new destination, in a call that a result brought values to"
     APART_FROM_RESULT = "apart_from_result", "a result, and nothing before it, led to this call"
+    BROUGHT_BEFORE = "brought_before", "its new value came with an earlier call that was as doubtful"
 
     # Why a call passes although it needs proof.
     GRANTED = "granted", "everything required was proven, and the grant is spent on this call"

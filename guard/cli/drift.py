@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from guard.app import Desk, desk
 from guard.audit.export import Reader
 from guard.cli import options
 from guard.config import load
-from guard.drift.calibrate import thresholds
+from guard.drift.calibrate import Thresholds, thresholds
 from guard.drift.profile import Profile
+from guard.drift.profiles import peers_of
 from guard.drift.snapshot import dump
 from guard.drift.snapshot import load as read
 from guard.errors import ConfigError, NotFoundError
@@ -39,7 +41,7 @@ def show(agent: str, as_json: bool, file: Path) -> None:
     """Print what is normal for AGENT, its threshold, and what was unusual lately."""
     with desk(file) as services:
         found = [
-            _summary(thumbprint, profile, services.config.drift.budget)
+            _summary(thumbprint, profile, services.config.drift.budget, _limits(services, profile))
             for thumbprint, profile in _profiles(services, agent)
         ]
         lately = list(_lately(services, agent))
@@ -67,7 +69,7 @@ def calibrate(as_json: bool, file: Path) -> None:
         budget = services.config.drift.budget
         for agent in services.store.agents.all():
             for _, profile in _profiles(services, agent.name):
-                limits = thresholds(profile.scores, budget)
+                limits = _limits(services, profile)
                 rows.append(
                     {
                         "agent": agent.name,
@@ -149,8 +151,17 @@ def _profiles(services: Desk, agent: str) -> Iterator[tuple[str, Profile]]:
             yield one.thumbprint, read(snapshot)
 
 
-def _summary(thumbprint: str, profile: Profile, budget: float) -> dict[str, Json]:
-    limits = thresholds(profile.scores, budget)
+def _limits(services: Desk, profile: Profile) -> Thresholds | None:
+    """The thresholds of a profile beside those of the tool server it uses most."""
+    budget, uses = services.config.drift.budget, Counter[str]()
+    for tool, seen in profile.tools.items():
+        uses[tool.partition("/")[0]] += round(seen.count)
+    others = [services.store.baselines.get(peers_of(server)) for server, _ in uses.most_common(1)]
+    peers = [thresholds(read(one).scores, budget) for one in others if one is not None]
+    return thresholds(profile.scores, budget, *peers)
+
+
+def _summary(thumbprint: str, profile: Profile, budget: float, limits: Thresholds | None) -> dict[str, Json]:
     tools = sorted(profile.tools.items(), key=lambda item: -item[1].count)[:_TOP]
     waiting = sum(not seen.trusted for seen in profile.everywhere.values())
     return {

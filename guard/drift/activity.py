@@ -7,7 +7,7 @@ most calls bring none. What is too large to keep makes every new value suspect, 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from guard.drift.observation import Observation
@@ -43,6 +43,7 @@ class Activity:
         "_seen",
         "_unread",
         "before",
+        "brought",
         "calls",
         "full",
         "held",
@@ -62,10 +63,15 @@ class Activity:
         self.last = 0.0
         self.full = False
         self.used: set[int] = set()
+        self.brought: dict[int, float] = {}
+        """By the hash of a value that was new: how doubtful the calls were that had it, and that nobody vouched for."""
 
-    def called(self, seen: Observation) -> None:
-        """Note a call that was executed."""
+    def called(self, seen: Observation, brought: Sequence[int] = (), doubt: float = 0.0) -> None:
+        """Note a call that was executed; `brought` are the hashes of its new values, if nobody vouched for them."""
         self.before = seen.tool
+        for digest in brought:
+            if doubt > self.brought.get(digest, 0.0) and len(self.brought) < USED:
+                self.brought[digest] = doubt
         self.calls += 1
         if len(self.used) < USED:
             self.used.update(seen.touched)

@@ -7,7 +7,7 @@ calm finding each its share of the score, so what a reviewer reads adds up to wh
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 from guard.drift.activity import Activity
@@ -81,6 +81,9 @@ class Assessment(NamedTuple):
     band: Band
     newcomer: float | None = None
     """What an agent without history would score: asked now and then, to set the threshold of such agents."""
+    brought: Sequence[int] = ()
+    doubt: float = 0.0
+    """The hashes of its new values, and how doubtful they are: see `guard.drift.score.Base.doubt`."""
 
     @property
     def factors(self) -> tuple[Factor, ...]:
@@ -126,11 +129,11 @@ class Behaviour:
             known = Base(Scene(seen, mine, peers), self._weights)
             _keep(self._known, (own, id(seen)), known)
         total, parts = known.score(activity)
-        limits, newcomer = self._threshold(mine) or self._threshold(peers), None
+        limits, newcomer = self._threshold(mine, peers), None
         if lesson and peers.calls >= FIRST and (len(peers.scores) < FEW or int(peers.calls) % NEWCOMERS == 0):
             newcomer = Base(Scene(seen, NOBODY, peers), self._weights).score(activity)[0]
         band = Band.CALM if limits and total <= limits.unusual else _band(seen, total, parts, limits)
-        return Assessment(seen, activity.before, total, parts, limits, band, newcomer)
+        return Assessment(seen, activity.before, total, parts, limits, band, newcomer, *known.doubt(total))
 
     def assess(self, call: Call, tags: Classification, no_news: frozenset[str] = frozenset()) -> tuple[Finding, ...]:
         """The findings about one call: none when it is calm; measures named in `no_news` do not count.
@@ -188,9 +191,9 @@ class Behaviour:
             self._hold(self._activity(key, call.received), shown, cut=cut)
             return False
         found, activity = known
-        activity.called(found.seen)
-        self._hold(activity, shown, cut=cut)
         vouched = ProofClass.CONSENT in proven
+        activity.called(found.seen, *(() if vouched else (found.brought, found.doubt)))
+        self._hold(activity, shown, cut=cut)
         if not vouched and (proven or challenged or found.band is Band.ALARMING):
             return False
         self.teach(key, call.server, found, now=call.received, day=int(call.received // DAY), vouched=vouched)
@@ -244,11 +247,13 @@ class Behaviour:
         activity.last = max(activity.last, now)
         return activity
 
-    def _threshold(self, profile: Profile) -> Thresholds | None:
-        """The thresholds of a profile, looked at again after every `AGAIN` scores it learnt."""
-        if profile.unread >= AGAIN:
-            profile.unread, profile.limits = 0, thresholds(profile.scores, self._budget)
-        return profile.limits
+    def _threshold(self, mine: Profile, peers: Profile) -> Thresholds | None:
+        """The thresholds of a profile, or else of its peers; looked at again after every `AGAIN` scores learnt."""
+        if peers.unread >= AGAIN:
+            peers.unread, peers.limits = 0, thresholds(peers.scores, self._budget)
+        if mine.unread >= AGAIN:
+            mine.unread, mine.limits = 0, thresholds(mine.scores, self._budget, peers.limits)
+        return mine.limits or peers.limits
 
 
 def level(tool: str, tags: Classification | None) -> int:

@@ -31,6 +31,7 @@ class News:
     """What is new among the values of one call; each part names the path of its strongest value."""
 
     __slots__ = (
+        "brought",
         "destination",
         "destination_at",
         "new",
@@ -44,6 +45,8 @@ class News:
         self.new = self.surprise = self.destination = 0.0
         self.surprise_at = self.destination_at = ""
         self.slot: Slot | None = None
+        self.brought: list[int] = []
+        """The hashes of the new values."""
         self.sought: list[tuple[str, float, str]] = []
         """What may have stood in a result: its text, how new it is, and its path."""
 
@@ -67,6 +70,7 @@ class Scene(NamedTuple):
 
     def _look(self, value: Value, slot: Slot | None, shared: Slot | None, found: News) -> None:
         """A value the agent is not known to use here: how new it is, and where it came from."""
+        found.brought.append(value.digest)
         theirs = shared.values.get(value.digest) if shared is not None else None
         novelty = self._novelty(value)
         close = foreign(self.own) if theirs is not None and theirs.trusted else 1.0

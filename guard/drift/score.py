@@ -7,6 +7,7 @@ file `weights.json`, fitted on open recordings only and frozen.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from operator import itemgetter
@@ -19,6 +20,9 @@ from guard.drift.profile import Profile
 from guard.drift.scene import Scene
 
 FORMAT: Final = 2
+BROUGHT: Final = "brought_before"
+_BROUGHT: Final = "a new value of an earlier call, which would have scored {:.2f} here"
+"""A call is no less doubtful than the one that brought its value: what follows from a doubtful step is no step back."""
 LEVELS: Final = ("reads", "changes", "hurts", "destroys")
 
 
@@ -92,14 +96,20 @@ class Base:
         total, parts = self._steps.get(key) or self._step(key)
         seen, news = self._scene.seen, self._news
         apart = seen.telling > 0 and activity.calls > 0 and activity.used.isdisjoint(seen.told)
-        if not apart and (news is None or not news.sought or not activity.reads):
-            return total, parts
-        found: list[Measure] = []
-        if apart:
-            found.append(arguments.APART)
+        found = [arguments.APART] if apart else []
         if news is not None and activity.reads:
             provenance.measure(news, activity, found, apart=apart)
-        return self._add(found, total, [*parts])
+        if found:
+            total, parts = self._add(found, total, [*parts])
+        if news is None or not activity.brought:
+            return total, parts
+        before = max([activity.brought.get(one, 0.0) for one in news.brought]) * self._weights.can[seen.can]
+        return (before, [*parts, (BROUGHT, before - total, _BROUGHT, (before,))]) if before > total else (total, parts)
+
+    def doubt(self, total: float) -> tuple[Sequence[int], float]:
+        """The hashes of the call's new values, and what its score would be if it could hurt."""
+        news, can = self._news, self._scene.seen.can
+        return ((), 0.0) if news is None or can == 0 else (news.brought, total / self._weights.can[can])
 
     def _step(self, key: tuple[str, bool]) -> tuple[float, list[Measure]]:
         """The same as it comes after this tool, and (True) after a result was read."""

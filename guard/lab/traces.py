@@ -94,7 +94,7 @@ class Replay:
             took = time.thread_time() - start
             yield _Judged(line, tags, found, took, kinds)
             self._escalation.learn(call, frozenset(), challenged=not lesson)
-            activity.called(seen)
+            activity.called(seen, found.brought, found.doubt)
             activity.showed((line["result_text"] or "").encode("utf-8", "surrogatepass"))
 
 
