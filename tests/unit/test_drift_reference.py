@@ -13,8 +13,7 @@ import pytest
 from guard.clock import SystemClock
 from guard.drift.activity import Activity
 from guard.drift.behaviour import Behaviour, plain
-from guard.drift.profile import DAY, Lesson
-from guard.drift.profile import Profile
+from guard.drift.profile import DAY, Lesson, Profile
 from guard.drift.profiles import Profiles, peers_of
 from guard.drift.reference import AGAIN, BINS, Reference
 from guard.drift.snapshot import dump, load
