@@ -240,10 +240,10 @@ class AgentProfile(_Strict):
         description="whether its client is asked to open the challenge's page (URL elicitation); "
         "unset: if it declares that and was seen to answer",
     )
-    tools: tuple[str, ...] = Field(
+    tools: tuple[Annotated[str, StringConstraints(pattern=r"^[^/]+/.+$")], ...] = Field(
         (), description='globs over "SERVER/TOOL" it is meant to use: others are doubted, these are no news; unset: any'
     )
-    destinations: tuple[str, ...] = Field(
+    destinations: tuple[Annotated[str, StringConstraints(min_length=2)], ...] = Field(
         (),
         description="domains, addresses, URLs and folders it is meant to send to: others are doubted, these are no "
         "news; unset: any",

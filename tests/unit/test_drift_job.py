@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 
 import pytest
 
+from guard.config import parse
 from guard.drift.assess import Assessor
 from guard.drift.behaviour import Behaviour
 from guard.drift.job import Job, JobSignal, declared
 from guard.drift.profile import DAY
 from guard.drift.profiles import Profiles, peers_of
+from guard.errors import ConfigError
 from guard.model import Band, Call, Classification, Demand, Doubt, Finding, Json, Sensitivity
 from guard.reasons import Code
 from guard.requirement import required
@@ -150,3 +153,9 @@ def test_no_more_destinations_than_are_looked_at_pass_for_declared(declared_agen
 
 def test_an_agent_without_a_job_is_judged_by_its_history() -> None:
     assert Agent(None).asks("send", {"to": "ann@other.example", "body": "done"}) == ()
+
+
+@pytest.mark.parametrize("line", ['tools = ["send"]', 'destinations = [""]', 'destinations = ["/"]', "tools = 1"])
+def test_a_declaration_that_could_match_nothing_or_everything_is_a_mistake(line: str) -> None:
+    with pytest.raises(ConfigError):
+        parse(f"[agents.robot]\n{line}\n", Path("guard.toml"))

@@ -13,7 +13,8 @@ import pytest
 from guard.clock import SystemClock
 from guard.drift.activity import Activity
 from guard.drift.behaviour import Behaviour, plain
-from guard.drift.profile import DAY, Lesson, Profile
+from guard.drift.calibrate import thresholds
+from guard.drift.profile import DAY, Lesson
 from guard.drift.profiles import Profiles, peers_of
 from guard.drift.reference import AGAIN, BINS, Reference
 from guard.drift.snapshot import dump, load
@@ -156,7 +157,7 @@ async def test_a_new_key_starts_without_profile_threshold_or_pace(store: SqlStor
     await team.call("stolen", "thief")
     fresh = team.profiles[team.key("stolen")]
     assert (fresh.calls, fresh.scores, fresh.tools, fresh.slots, fresh.networks) == (0.0, [], {}, {}, ())
-    assert team.behaviour._threshold(fresh, Profile()) is None
+    assert thresholds(fresh.scores, 0.02) is None
 
 
 async def test_a_key_that_was_rotated_by_routine_keeps_what_its_peers_know(store: SqlStore) -> None:
