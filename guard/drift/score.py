@@ -109,7 +109,7 @@ class Base:
     def doubt(self, total: float) -> tuple[Sequence[int], float]:
         """The hashes of the call's new values, and what its score would be if it could hurt."""
         news, can = self._news, self._scene.seen.can
-        return ((), 0.0) if news is None or can == 0 else (news.brought, total / self._weights.can[self._scene.seen.can])
+        return ((), 0.0) if news is None or can == 0 else (news.brought, total / self._weights.can[can])
 
     def _step(self, key: tuple[str, bool]) -> tuple[float, list[Measure]]:
         """The same as it comes after this tool, and (True) after a result was read."""

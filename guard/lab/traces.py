@@ -21,7 +21,6 @@ from guard.model import Band, Call, Classification, Json, Principal, Source
 from guard.policy.classify import PolicySet, classify
 from guard.policy.directory import PolicyDirectory
 from guard.requirement import required
-from guard.wire.canonical import digest
 
 
 class Replay:
@@ -82,7 +81,7 @@ class Replay:
             found = self._behaviour.judge(identity, server, seen, activity, lesson=lesson)
             took = time.thread_time() - start
             yield _Judged(line, tags, found, took)
-            activity.called(seen, found.brought, found.doubt)
+            activity.called(seen, *found.doubt)
             activity.showed((line["result_text"] or "").encode("utf-8", "surrogatepass"))
 
 
@@ -110,7 +109,7 @@ def _call(line: dict[str, Any]) -> Call:
         arguments=arguments,
         canonical=text,
         definition="",
-        digest=digest(json.dumps([identity, server, name, text])),
+        digest="",
         received=0.0,
     )
 
