@@ -81,9 +81,13 @@ class Assessment(NamedTuple):
     band: Band
     newcomer: float | None = None
     """What an agent without history would score: asked now and then, to set the threshold of such agents."""
-    brought: Sequence[int] = ()
-    doubt: float = 0.0
-    """The hashes of its new values, and how doubtful they are: see `guard.drift.score.Base.doubt`."""
+    base: Base | None = None
+    """What of the score is due to profiles alone."""
+
+    @property
+    def doubt(self) -> tuple[Sequence[int], float]:
+        """The hashes of its new values, and how doubtful they are: see `guard.drift.score.Base.doubt`."""
+        return self.base.doubt(self.score) if self.base else ((), 0.0)
 
     @property
     def factors(self) -> tuple[Factor, ...]:
@@ -108,7 +112,7 @@ class Behaviour:
         `read` gives the text that a result showed the agent.
         """
         self._profiles, self._hasher, self._budget, self._read = profiles, Hasher(key), budget, read
-        self._lately: dict[str, tuple[Classification | None, Observation]] = {}
+        self._lately: dict[tuple[str, str, str], tuple[Classification | None, Observation]] = {}
         self._known: dict[tuple[str, int], Base] = {}
         self._held = 0
         self._weights = weights or shipped()
@@ -133,7 +137,7 @@ class Behaviour:
         if lesson and peers.calls >= FIRST and (len(peers.scores) < FEW or int(peers.calls) % NEWCOMERS == 0):
             newcomer = Base(Scene(seen, NOBODY, peers), self._weights).score(activity)[0]
         band = Band.CALM if limits and total <= limits.unusual else _band(seen, total, parts, limits)
-        return Assessment(seen, activity.before, total, parts, limits, band, newcomer, *known.doubt(total))
+        return Assessment(seen, activity.before, total, parts, limits, band, newcomer, known)
 
     def assess(self, call: Call, tags: Classification, no_news: frozenset[str] = frozenset()) -> tuple[Finding, ...]:
         """The findings about one call: none when it is calm; measures named in `no_news` do not count.
@@ -166,12 +170,13 @@ class Behaviour:
 
     def observed(self, call: Call, tags: Classification | None) -> Observation:
         """The same, where the values of a call that came lately are not taken apart again."""
-        known = self._lately.get(call.digest)
+        what = call.server, call.name, call.canonical
+        known = self._lately.get(what)
         if known is not None and (known[0] is tags or known[0] == tags):
             return known[1]
         seen = self.observe(call.server, call.name, call.arguments, tags)
         if len(call.canonical) <= _SMALL:
-            _keep(self._lately, call.digest, (tags, seen))
+            _keep(self._lately, what, (tags, seen))
         return seen
 
     # -------------------------------------------------------------- after the call
@@ -192,7 +197,7 @@ class Behaviour:
             return False
         found, activity = known
         vouched = ProofClass.CONSENT in proven
-        activity.called(found.seen, *(() if vouched else (found.brought, found.doubt)))
+        activity.called(found.seen, *(() if vouched else found.doubt))
         self._hold(activity, shown, cut=cut)
         if not vouched and (proven or challenged or found.band is Band.ALARMING):
             return False
