@@ -1,4 +1,4 @@
-"""Mutation score of guard/stepup/ and guard/factors/: `mutants.py [--again | --alive] [--seconds S] [NAME ...]`.
+"""Mutation score of guard/stepup/ and guard/factors/: `mutants.py [--alive] [--seconds S] [NAME ...]`.
 
 mutmut makes the mutants (settings in pyproject.toml; `mutmut show NAME` prints one); this runs them. Half of them have
 an error that mypy finds, as `make check` would: they are caught without a run. Those that change a sentence alone (a
@@ -10,6 +10,7 @@ NAMEs such as "guard.stepup.intent*" choose a part and keep the other results; `
 to be caught, `--again` only prints what is known. `--seconds` bounds the tests of one mutant, by the time they take
 without it: what they leave alive counts as alive, so a bounded run finds a score that is too low if anything. Mutants
 are run in random order, so a run that is stopped has looked at a fair sample; what it never ran is taken to be like it.
+`--control N` runs the tests of N mutants without any mutation: what fails then, fails because the machine is busy.
 """
 
 import argparse
@@ -46,7 +47,7 @@ from mutmut.utils.file_utils import copy_also_copy_files, copy_src_dir, setup_so
 
 T = TypeVar("T")
 AIM = 0.9
-SURVIVED, KILLED, NO_TESTS, SKIPPED, TIMEOUT, MISTYPED = 0, 1, 33, 34, 36, 37
+SURVIVED, KILLED, NO_TESTS, SKIPPED, TIMEOUT, MISTYPED, BROKEN = 0, 1, 33, 34, 36, 37, 70
 TYPE_ERRORS = frozenset(
     {
         "arg-type",
@@ -106,8 +107,11 @@ def results() -> dict[Path, SourceFileMutationData]:
 class Trial:
     """Runs mutants within one pytest session instead of its tests."""
 
-    def __init__(self, names: Sequence[str], bound: float, keep: Callable[[dict[str, int]], None]) -> None:
-        self.names, self.bound = names, bound
+    def __init__(
+        self, names: Sequence[str], bound: float, keep: Callable[[dict[str, int]], None], *, control: bool = False
+    ) -> None:
+        """With `control` every process runs the tests of its mutant on the code as it is."""
+        self.names, self.bound, self.control = names, bound, control
         self.keep = keep
         self.verdicts: dict[str, int] = {}
         self._running: dict[int, str] = {}
@@ -131,8 +135,11 @@ class Trial:
             if pid := os.fork():
                 self._running[pid] = name
             else:
-                _own_folder(session)
-                _run_and_exit(name, [(of[test], seconds[test]) for test in tests])
+                try:
+                    _own_folder(session)
+                    os._exit(_run_all("" if self.control else name, [(of[test], seconds[test]) for test in tests]))
+                finally:
+                    os._exit(BROKEN)  # nothing of the parent's may go on in here
             if done % 50 == 0:
                 killed = sum(code not in {SURVIVED, NO_TESTS} for code in self.verdicts.values())
                 print(f"{done} of {len(self.names)}, {killed} killed", file=sys.stderr, flush=True)
@@ -144,6 +151,8 @@ class Trial:
     def _reap(self) -> None:
         pid, status = os.wait()
         code = os.waitstatus_to_exitcode(status)
+        if code == BROKEN:
+            sys.exit(f"no test failed, but the process of {self._running[pid]} did")
         self.verdicts[self._running.pop(pid)] = TIMEOUT if code == -signal.SIGALRM else min(abs(code), 1)
         shutil.rmtree(FOLDER / str(pid), ignore_errors=True)
 
@@ -235,7 +244,7 @@ def _measure(items: list[pytest.Item]) -> tuple[dict[str, set[str]], dict[str, f
     return reached, seconds
 
 
-def _run_and_exit(name: str, tests: list[tuple[pytest.Item, float]]) -> None:
+def _run_all(name: str, tests: list[tuple[pytest.Item, float]]) -> int:
     for stream in (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -244,11 +253,11 @@ def _run_and_exit(name: str, tests: list[tuple[pytest.Item, float]]) -> None:
     for _, usual in tests:
         signal.alarm(int(HANGS_S + HANGS_TIMES * usual))
         if not next(verdicts):
-            os._exit(KILLED)
-    os._exit(SURVIVED)
+            return KILLED
+    return SURVIVED
 
 
-def run(names: list[str], bound: float, alive: bool) -> None:
+def run(names: list[str], bound: float, *, alive: bool, control: int) -> None:
     """Make the mutants, run the ones chosen and keep the verdicts."""
     if not names and not alive:
         shutil.rmtree("mutants", ignore_errors=True)
@@ -283,7 +292,8 @@ def run(names: list[str], bound: float, alive: bool) -> None:
             data.exit_code_by_key |= {name: code for name, code in verdicts.items() if name in data.exit_code_by_key}
             data.save()
 
-    root, trial = Path.cwd(), Trial(chosen, bound, keep)
+    root = Path.cwd()
+    trial = Trial(chosen[:control], bound, lambda _: None, control=True) if control else Trial(chosen, bound, keep)
     options = [
         "-qq",
         "-s",
@@ -300,6 +310,9 @@ def run(names: list[str], bound: float, alive: bool) -> None:
         os.chdir(root)
     if code:
         sys.exit(code)
+    if control:
+        failed = sorted(name for name, code in trial.verdicts.items() if code in {KILLED, TIMEOUT})
+        sys.exit(f"control: {len(failed)} of {len(trial.verdicts)} would have been called killed {failed}")
     keep(trial.verdicts)
 
 
@@ -339,12 +352,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--alive", action="store_true")
+    parser.add_argument("--control", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=math.inf)
     parser.add_argument("names", nargs="*")
     given = parser.parse_args()
     try:
         if not given.again:
-            run(given.names, given.seconds, given.alive)
+            run(given.names, given.seconds, alive=given.alive, control=given.control)
     finally:
         shutil.rmtree(FOLDER)
     return not report(given.names)
