@@ -50,6 +50,15 @@ class Assessor:
             found += self._behaviour.assess(call, tags)
         return tuple(found)
 
+    def knows_size(self, call: Call) -> bool:
+        """Whether enough is known of this agent to say which size of a result is unusual."""
+        return self._volume is not None and self._volume.knows_size(call)
+
+    def bulky(self, call: Call, size: int) -> tuple[Finding, ...]:
+        """What is unusual about the size of a result, before the agent has it."""
+        found = self._volume.bulky(call, size) if self._volume is not None else None
+        return () if found is None else (found,)
+
     def learn(
         self,
         call: Call,

@@ -24,6 +24,7 @@ from guard.model import (
     Decision,
     Deny,
     Grant,
+    Json,
     Permit,
     Principal,
     ProofClass,
@@ -40,7 +41,9 @@ from guard.proxy.journal import Journal, Judged, reasons_json
 from guard.proxy.ladder import Leg, Said
 from guard.proxy.memory import Memory
 from guard.proxy.pausing import Held, Pausing
+from guard.proxy.scale import Scale
 from guard.proxy.volumes import Volumes
+from guard.proxy.withholding import Asked, Withholding
 from guard.quorum import AHEAD
 from guard.reasons import Code, Reason
 from guard.requirement import counterfactual
@@ -81,6 +84,7 @@ class Pipeline:
         assessor: Assessor,
         ceremony: Ceremony,
         pausing: Pausing,
+        withholding: Withholding,
         journal: Journal,
         clock: Clock,
     ) -> None:
@@ -88,7 +92,7 @@ class Pipeline:
         self._config, self._policies, self._identifier = config, policies, identifier
         self._catalogue, self._memory, self._volumes, self._assessor = catalogue, memory, volumes, assessor
         self._ceremony, self._pausing, self._continuations = ceremony, pausing, Continuations(clock)
-        self._journal, self._clock = journal, clock
+        self._journal, self._clock, self._withholding = journal, clock, withholding
         self._settings = Settings(irreversible=config.irreversible, expires=config.approval.expires)
         self._same_uid = frozenset(name for name, one in config.servers.items() if one.command)
         self._watched = config.watched
@@ -106,17 +110,24 @@ class Pipeline:
                 faults.point("call.received")
                 await self._memory.recall(arrival.principal, arrival.server)
                 await self._volumes.recall(arrival.principal.subject)
-                judged = self._judge(self._read(arrival))  # 1 read, 2 classify, 3 assess
+                call = self._read(arrival)  # 1 read
+                kept = await self._withholding.find(call)  # nothing may wait from here to the count of a permitted call
+                judged = self._judge(call)  # 2 classify, 3 assess
                 leg = self._pausing.resume(arrival, judged.call, exchange)
+                if kept is not None:  # it ran already, and its result waits
+                    asked = Asked(judged=judged, arrival=arrival, exchange=exchange, judge=self._judge, leg=leg)
+                    await self._withholding.again(kept, asked)
+                    return
+                self._withholding.require_measurable(judged, arrival)
                 decision = self._decide(judged, ())  # 4 decide
                 self._journal.decided(judged, decision)  # 5 record
                 match decision:
                     case Permit():
                         self._count(judged)
-                        await self._forward(judged.call, exchange)  # 7 forward, 8 conclude
+                        await self._forward(judged, arrival, exchange)  # 7 forward, 8 conclude
                     case Challenge() | Deny() if self._watches(judged.call, decision):
                         self._count(judged)
-                        await self._forward(judged.call, exchange, watched=True)  # on the record that says so
+                        await self._forward(judged, arrival, exchange, watched=True)  # on the record that says so
                     case Challenge():
                         await self._step_up(judged, decision, arrival, exchange, leg)  # 6 step up, then 7 and 8
                     case Deny():
@@ -246,7 +257,7 @@ class Pipeline:
         if leg is not None and leg.said is Said.REFUSED:
             held = Held.over(await self._pausing.decline(leg.challenge, judged.call.principal.subject))
         else:
-            if await self._spend_grant(judged, exchange):
+            if await self._spend_grant(judged, arrival, exchange):
                 return
             challenge = await self._challenge(judged, demand, leg)
             held = await self._pausing.hold(challenge, arrival, exchange, leg)
@@ -255,7 +266,7 @@ class Pipeline:
                 return
             await self._memory.recall(judged.call.principal, judged.call.server)
             judged = self._judge(judged.call)  # tags and definitions may have changed while it was held
-            if held.challenge.state is State.SATISFIED and await self._spend_grant(judged, exchange):
+            if held.challenge.state is State.SATISFIED and await self._spend_grant(judged, arrival, exchange):
                 return
             held = replace(held, challenge=await self._ceremony.settle(held.challenge.id, until=self._clock.mono()))
         state = held.challenge.state
@@ -288,11 +299,11 @@ class Pipeline:
             )
         await self._identifier.recheck(call.principal)
         await self._journal.intend(judged, found.grant, continues=found.call_id)
-        await self._forward(call, exchange, found.grant, spent=True)
+        await self._forward(judged, arrival, exchange, found.grant, spent=True)
 
     # ------------------------------------------------------------------ 7 forward, 8 conclude
 
-    async def _spend_grant(self, judged: Judged, exchange: Exchange) -> bool:
+    async def _spend_grant(self, judged: Judged, arrival: Arrival, exchange: Exchange) -> bool:
         """Forward on a grant that covers this call now; False when there is none or somebody else spent it."""
         call = judged.call
         decision = self._decide(judged, await self._ceremony.grants(call.digest))
@@ -304,13 +315,13 @@ class Pipeline:
         if decision.grant is None:  # what it needed proof for is gone
             self._journal.decided(judged, decision)
             self._count(judged)
-            await self._forward(call, exchange)
+            await self._forward(judged, arrival, exchange)
             return True
         await self._journal.intend(judged, decision.grant)
         if not await self._consume(call, decision.grant):
             return False
         self._count(judged)
-        await self._forward(call, exchange, decision.grant)
+        await self._forward(judged, arrival, exchange, decision.grant)
         return True
 
     def _count(self, judged: Judged) -> None:
@@ -332,7 +343,8 @@ class Pipeline:
 
     async def _forward(
         self,
-        call: Call,
+        judged: Judged,
+        arrival: Arrival,
         exchange: Exchange,
         grant: Grant | None = None,
         *,
@@ -344,10 +356,10 @@ class Pipeline:
         `spent`: the grant's challenge came to its last state when the call was forwarded for the first time;
         `watched`: it would not have been permitted, and is no example of what is usual.
         """
-        outcome, reasons = Outcome(ending=Ending.UNKNOWN), tuple[Reason, ...]()
-        began = self._clock.mono()
+        call, outcome, reasons = judged.call, Outcome(ending=Ending.UNKNOWN), tuple[Reason, ...]()
+        began, scale = self._clock.mono(), self._withholding.scale(judged, grant)
         try:
-            outcome = await self._relay(call, exchange, grant)
+            outcome = await self._relay(call, exchange, grant, scale)
         except UpstreamError as error:
             outcome = Outcome(ending=Ending.UNKNOWN if error.sent else Ending.UPSTREAM_ERROR)
             reasons = (Reason(error.reason, evidence=self._journal.said(error.public)),)
@@ -356,22 +368,28 @@ class Pipeline:
             self._record_end(call, outcome, reasons, grant)
             if grant is not None and not spent:
                 await self._close(grant, outcome)
+        if outcome.withheld and scale is not None:
+            asked = Asked(judged=judged, arrival=arrival, exchange=exchange, judge=self._judge)
+            await self._withholding.withhold(outcome, scale, asked)
+            return
+        if scale is not None:
+            self._withholding.watch(call, scale)
         if outcome.ending in {Ending.OK, Ending.TOOL_ERROR}:
             await self._learn(call, grant, outcome, watched=watched)
         waited = self._clock.mono() - began
         if waited > 1 and call.kind == "tool" and outcome.ending is Ending.OK and not exchange.gone:
             await self._pausing.habits.waited(call.principal.subject, waited)
 
-    async def _relay(self, call: Call, exchange: Exchange, grant: Grant | None) -> Outcome:
+    async def _relay(self, call: Call, exchange: Exchange, grant: Grant | None, scale: Scale | None) -> Outcome:
         """Forward unless the caller left at the last moment; remember an approved call that will come back."""
         if exchange.gone:
             raise UpstreamError(Code.CALLER_LEFT.meaning, sent=False, reason=Code.CALLER_LEFT)
         faults.point("call.forwarded")
         if grant is None:
-            outcome = await exchange.forward()
+            outcome = await exchange.forward(scale)
         else:
             with self._continuations.running(call):
-                outcome = await exchange.forward()
+                outcome = await exchange.forward(scale)
                 if outcome.state:
                     until = self._clock.now() + self._config.approval.expires
                     self._continuations.remember(outcome.state, call, grant, expires=until)
@@ -381,7 +399,9 @@ class Pipeline:
     def _record_end(self, call: Call, outcome: Outcome, reasons: tuple[Reason, ...], grant: Grant | None) -> None:
         """Record the outcome of a forward; the challenge comes to its last state after it."""
         self._ended.add(call.id)
-        extra = {"reasons": reasons_json(reasons)} if reasons else {}
+        extra: dict[str, Json] = {"reasons": reasons_json(reasons)} if reasons else {}
+        if outcome.withheld:
+            extra["withheld"] = True
         self._journal.concluded(
             call, outcome.ending, grant, result_bytes=outcome.result_bytes, status=outcome.status, **extra
         )
