@@ -38,7 +38,10 @@ class Results(Protocol):
     """Withheld results; their bytes are sealed at rest."""
 
     def keep(self, kept: Kept, answer: bytes, *, each: int, most: int) -> bool:
-        """Insert, durably; False when the principal has `each` already, or all together would have `most` bytes."""
+        """Insert, durably; False when the principal has `each` already, or all together would have `most` bytes.
+
+        Those whose bytes are erased do not count.
+        """
 
     def digests(self) -> frozenset[str]:
         """The call digests of everything that is kept."""
@@ -47,10 +50,16 @@ class Results(Protocol):
         """The first that is kept for a call."""
 
     def answer(self, digest: str) -> bytes | None:
-        """The bytes of one, or None when it is no longer kept."""
+        """The bytes of one, or None when they are no longer kept."""
+
+    def erase(self, digest: str) -> bool:
+        """Erase the bytes of one, durably, and keep that it was there; False when somebody else was first."""
 
     def drop(self, digest: str) -> bool:
-        """Erase one, durably; False when somebody else was first."""
+        """Forget one altogether, durably; False when somebody else was first."""
 
     def due(self, now: float) -> Sequence[Kept]:
-        """Those whose time is up at `now`, and those that somebody refused."""
+        """Those whose bytes are still kept although their time is up at `now`, or somebody refused."""
+
+    def bury(self, before: float) -> int:
+        """Forget those whose time was up before this; how many there were."""

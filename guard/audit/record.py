@@ -50,7 +50,7 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         "call.unknown": "a granted call was cut off by a crash; whether it ran is not known, and it is not repeated",
         "result.withheld": "a call ran, and what came back goes to the agent only once somebody consents",
         "result.released": "a grant was spent on a withheld result, and the agent gets it",
-        "result.dropped": "a withheld result is no longer kept, and was never delivered",
+        "result.dropped": "a withheld result is no longer kept, and will not be delivered",
         "session.lost": "a tool server no longer knows a session, and what set it up is about to be said again",
         "session.healed": "a lost session was begun again at its tool server; nothing but its set-up was repeated",
         "policy.loaded": "a set of policies came into force",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from guard.drift.assess import Assessor
 from guard.model import Band, Doubt, Finding, Limit, Measure
+from guard.proxy.exchange import KEPT_LIMIT
 from guard.proxy.journal import Judged
 from guard.proxy.rows import rows
 from guard.proxy.volumes import Volumes
@@ -40,7 +41,8 @@ class Scale:
 
     def passes(self, answer: bytes, size: int) -> bool:
         """Whether this response may go on; counts it if so. Without its text nobody knows how many rows it has."""
-        return self._weigh(size, rows(answer) if self._counts_rows and answer else None, lost=not answer)
+        found = (rows(answer) if size else 0) if self._counts_rows else None
+        return self._weigh(size, found, lost=size > KEPT_LIMIT)
 
     def _weigh(self, size: int, found: int | None, *, lost: bool = False) -> bool:
         call, tags = self._judged.call, self._judged.classification

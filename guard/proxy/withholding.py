@@ -2,7 +2,8 @@
 
 The call ran, once. Its result is kept sealed in the store, and a challenge of its own asks for it: its digest covers
 the run and the bytes, so that no consent to a call releases a result, and none to a result runs a call. While it is
-kept, the same call again never goes to the tool server. Delivered, refused or out of time it is erased.
+kept, the same call again never goes to the tool server. Delivered, refused or out of time it is erased; that it was
+there is remembered until the same call was told, so that nothing runs twice unnoticed.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ EACH: Final = 8
 """Withheld results that are kept for one agent."""
 ALL_BYTES: Final = 64 * 1024 * 1024
 """Bytes of withheld results that are kept altogether."""
+LINGER: Final = 3600.0
+"""Seconds for which the same call is still told that it ran, after its result was due to be erased."""
 SWEEP: Final = 5.0
 """Seconds between two looks for what is to be erased."""
 _SHOWN: Final = 64 * 1024
@@ -116,7 +119,7 @@ class Withholding:
         self._volumes, self._assessor, self._ceremony, self._pausing = volumes, assessor, ceremony, pausing
         self._journal, self._clock = journal, clock
         self._settings = Settings(irreversible=config.irreversible, expires=config.approval.expires)
-        self._watched = config.watched
+        self._watched, self._cool_down = config.watched, config.approval.cool_down
         self._known: frozenset[str] = frozenset()
         self._own: set[str] = set()  # what this process keeps, whatever it has learnt of the others
         self._releasing: set[str] = set()
@@ -324,7 +327,7 @@ class Withholding:
             self._volumes.deliver(call.principal.subject, limits, kept.size, max(kept.rows, 0))
             await exchange.answer(exchanged(answer, (("id",), json.dumps(message.id).encode())))
             with anyio.CancelScope(shield=True):
-                await self._erase(kept)
+                await self._forget(kept)
                 if grant is not None:
                     await self._ceremony.conclude(grant.challenge, State.COMPLETED)
         finally:
@@ -338,7 +341,10 @@ class Withholding:
         return True
 
     async def _told_gone(self, kept: Kept, asked: Asked) -> bool:
-        """Tell a caller, once, that what it waits for will not be delivered; False while it may be."""
+        """Tell a caller that what it waits for will not be delivered; False while it may be.
+
+        Once, but each time while a refusal is fresh.
+        """
         newest = await _blocking(lambda: self._challenges.by_digest(kept.digest))
         code = _OVER.get(newest.state) if newest is not None else None
         if code is None and self._clock.now() >= kept.expires:
@@ -347,6 +353,9 @@ class Withholding:
             return False
         ended = Reason(code, newest.ended_by, newest.ended_because) if newest is not None else Reason(code)
         await self._drop(kept, ended)
+        fresh = newest is not None and self._clock.now() < newest.decided + self._cool_down
+        if not (fresh and code is Code.DENIED):  # this caller is told; the same call again is a new one
+            await self._forget(kept)
         self._conclude(kept, asked, Code.RESULT_GONE, newest.id if newest is not None else "")
         await self._refuse(asked, Deny(reasons=(Reason(Code.RESULT_GONE), ended)))
         return True
@@ -364,11 +373,12 @@ class Withholding:
 
     async def _drop(self, kept: Kept, ended: Reason) -> None:
         """Erase what will never be delivered; whoever does it records it."""
-        if await self._erase(kept):
+        if await _blocking(lambda: self._results.erase(kept.digest)):
             self._journal.result("result.dropped", kept, reasons=reasons_json([ended]))
 
-    async def _erase(self, kept: Kept) -> bool:
-        return await _blocking(lambda: self._results.drop(kept.digest))
+    async def _forget(self, kept: Kept) -> None:
+        """Let the same call run anew."""
+        await _blocking(lambda: self._results.drop(kept.digest))
 
     async def run(self) -> None:
         """Erase what is refused or out of time although nobody asks for it; runs until cancelled."""
@@ -380,7 +390,7 @@ class Withholding:
             await anyio.sleep(SWEEP)
 
     async def sweep(self) -> None:
-        """Erase what is refused or out of time.
+        """Erase what is refused or out of time, and forget what nobody came back for.
 
         Raises:
             UnavailableError: store or ledger is away; call again.
@@ -390,6 +400,7 @@ class Withholding:
             newest = await _blocking(partial(self._challenges.by_digest, kept.digest))
             code = _OVER.get(newest.state, Code.EXPIRED) if newest is not None else Code.EXPIRED
             await self._drop(kept, Reason(code, newest.ended_by if newest is not None else ""))
+        await _blocking(lambda: self._results.bury(now - LINGER))
 
 
 async def _blocking(work: Callable[[], _T]) -> _T:

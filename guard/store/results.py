@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import RowMapping, delete, exists, func, insert, or_, select
+from sqlalchemy import RowMapping, delete, exists, func, insert, or_, select, update
 
 from guard.model import State
 from guard.results import Kept
@@ -16,6 +16,8 @@ from guard.store.schema import results as table
 from guard.store.seal import Keyring
 
 _REFUSED: Final = (State.DENIED.value, State.CANCELLED.value, State.REVOKED.value)
+_THERE: Final = func.length(table.c.answer) > 0
+"""Its bytes are kept; later only that it was there is, so that the same call can be told."""
 _COLUMNS: Final = tuple(column for column in table.c if column.name != "answer")
 
 
@@ -28,8 +30,8 @@ class SqlResults:
 
     def keep(self, kept: Kept, answer: bytes, *, each: int, most: int) -> bool:
         """Insert, durably, unless there is no room."""
-        own = select(func.count()).where(table.c.principal == kept.principal)
-        whole = select(func.coalesce(func.sum(table.c.size), 0))
+        own = select(func.count()).where(table.c.principal == kept.principal, _THERE)
+        whole = select(func.coalesce(func.sum(func.length(table.c.answer)), 0))
         sealed = self._keyring.seal(answer, _place(kept.digest))
         with self._database.write(durable=True) as connection:
             if connection.execute(own).scalar_one() >= each:
@@ -57,7 +59,13 @@ class SqlResults:
         """The bytes of one."""
         with self._database.read() as connection:
             sealed = connection.execute(select(table.c.answer).where(table.c.digest == digest)).scalar_one_or_none()
-        return None if sealed is None else self._keyring.unseal(sealed, _place(digest))
+        return None if not sealed else self._keyring.unseal(sealed, _place(digest))
+
+    def erase(self, digest: str) -> bool:
+        """One UPDATE with one winner."""
+        empty = update(table).where(table.c.digest == digest, _THERE).values(answer=b"")
+        with self._database.write(durable=True) as connection:
+            return connection.execute(empty).rowcount == 1
 
     def drop(self, digest: str) -> bool:
         """One DELETE with one winner."""
@@ -67,9 +75,19 @@ class SqlResults:
     def due(self, now: float) -> Sequence[Kept]:
         """Those that are to be erased."""
         refused = exists().where(challenges.c.digest == table.c.digest, challenges.c.state.in_(_REFUSED))
+        query = select(*_COLUMNS).where(_THERE, or_(table.c.expires <= now, refused))
         with self._database.read() as connection:
-            found = connection.execute(select(*_COLUMNS).where(or_(table.c.expires <= now, refused))).mappings().all()
+            found = connection.execute(query).mappings().all()
         return [_kept(row) for row in found]
+
+    def bury(self, before: float) -> int:
+        """Forget; nothing is written when there is nothing to forget."""
+        old = table.c.expires < before
+        with self._database.read() as connection:
+            if connection.execute(select(table.c.digest).where(old).limit(1)).first() is None:
+                return 0
+        with self._database.write() as connection:
+            return connection.execute(delete(table).where(old)).rowcount
 
 
 def _place(digest: str) -> bytes:

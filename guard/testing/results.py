@@ -46,16 +46,28 @@ class ResultContract:
 
     def test_only_so_many_are_kept_for_one_principal_and_so_many_bytes_for_all(self, store: Store) -> None:
         """What does not fit changes nothing."""
-        assert store.results.keep(self._kept(1), b"x" * 12, each=1, most=30)
-        assert not store.results.keep(self._kept(2), b"x", each=1, most=30)
-        assert not store.results.keep(self._kept(3, principal="other"), b"x" * 19, each=1, most=30)
-        assert store.results.keep(self._kept(4, principal="other"), b"x" * 18, each=1, most=30)
+        assert store.results.keep(self._kept(1), b"x" * 500, each=1, most=1000)
+        assert not store.results.keep(self._kept(2), b"x", each=1, most=1000)
+        assert not store.results.keep(self._kept(3, principal="other"), b"x" * 501, each=1, most=1000)
+        assert store.results.keep(self._kept(4, principal="other"), b"x" * 450, each=1, most=1000)
 
     def test_a_result_is_dropped_by_one(self, store: Store) -> None:
         """Of many who try."""
         kept = self._kept()
         store.results.keep(kept, b"x", each=9, most=99)
         assert sum(race(lambda _: store.results.drop(kept.digest))) == 1
+
+    def test_erased_bytes_are_gone_and_the_call_is_still_known_until_it_is_buried(self, store: Store) -> None:
+        """And make room."""
+        kept = self._kept()
+        assert store.results.keep(kept, b"x" * 9, each=1, most=40)
+        assert [store.results.erase(kept.digest), store.results.erase(kept.digest)] == [True, False]
+        assert (store.results.answer(kept.digest), store.results.oldest("call")) == (None, kept)
+        assert not store.results.due(NOON + 9000)
+        assert store.results.keep(self._kept(2), b"x" * 9, each=1, most=40)
+        assert store.results.bury(kept.expires) == 0
+        assert store.results.bury(kept.expires + 1)
+        assert not store.results.digests()
 
     def test_what_is_out_of_time_or_refused_is_due(self, store: Store) -> None:
         """And nothing else."""

@@ -465,7 +465,10 @@ async def test_a_result_that_is_refused_is_never_delivered_and_the_agent_is_told
     assert told.text.startswith("WITHHELD, executed: the call ran, once; what came back was withheld")
     assert "too much" in told.text
     assert results(guard) == ["result.withheld", "result.dropped"]
-    assert not guard.store.results.digests()
+    assert (await guard.call("export", of="all")).forwards == 0, "while the refusal is fresh, the call stays refused"
+    kept = guard.store.results.oldest(next(iter(guard.store.results.digests())))
+    assert kept is not None
+    assert guard.store.results.answer(kept.digest) is None
 
 
 async def test_what_nobody_asks_for_is_erased_when_its_time_is_up_or_it_was_refused(
@@ -473,11 +476,14 @@ async def test_what_nobody_asks_for_is_erased_when_its_time_is_up_or_it_was_refu
 ) -> None:
     await withheld(guard)
     await guard.withholding.sweep()
-    assert guard.store.results.digests()
-    later = guard.clock.now() + 10_000
+    assert not [event for event in results(guard) if event == "result.dropped"]
+    later = guard.clock.now() + 1_000
     monkeypatch.setattr(guard.clock, "now", lambda: later)
     await guard.withholding.sweep()
-    assert not guard.store.results.digests()
+    assert results(guard) == ["result.withheld", "result.dropped"]
+    told = await guard.call("export", of="all")
+    assert (told.forwards, "out of time" in told.text or "expired" in told.text) == (0, True), told.text
+    assert not guard.store.results.digests(), "who was told may call anew"
     assert results(guard) == ["result.withheld", "result.dropped"]
 
 
@@ -487,6 +493,46 @@ async def test_a_restart_forgets_no_withheld_result(guard: Guard, tmp_path: Path
     guard.withholding._own.clear()
     guard.withholding.refresh()
     assert b"xxxx" not in (tmp_path / "guard.db").read_bytes() + (tmp_path / "guard.db-wal").read_bytes(), "sealed"
+    assert (await guard.call("export", of="all")).text == "x" * 500
+
+
+async def test_one_of_many_identical_calls_gets_a_released_result(guard: Guard) -> None:
+    _, pending = await withheld(guard)
+    await guard.ceremony.prove(pending.id, "word", {})
+    callers = [Caller() for _ in range(5)]
+    async with anyio.create_task_group() as group:
+        for caller in callers:
+            group.start_soon(lambda caller=caller: guard.call("export", caller, of="all"))
+    assert sum(bool(caller.answers) and caller.text == "x" * 500 for caller in callers) == 1
+    assert results(guard) == ["result.withheld", "result.released"]
+
+
+async def test_a_release_that_a_crash_cut_off_is_told_and_not_made_again(guard: Guard) -> None:
+    _, pending = await withheld(guard)
+    await guard.ceremony.prove(pending.id, "word", {})
+    (grant,) = await guard.ceremony.grants(pending.digest)
+    assert await guard.ceremony.consume(grant)
+    told = await guard.call("export", of="all")
+    assert (told.forwards, told.text[:18], "already spent" in told.text) == (0, "WITHHELD, executed", True)
+
+
+async def test_an_agent_that_left_while_its_call_ran_finds_the_result_withheld(guard: Guard) -> None:
+    def left() -> Outcome:
+        caller.gone = True
+        return brings(500)()
+
+    caller = Caller(left)
+    await guard.call("export", caller, of="all")
+    assert caller.answers == []
+    assert (await guard.call("export", of="all")).text.startswith("WITHHELD: export on desk ran, once")
+
+
+async def test_a_ledger_that_is_full_lets_no_result_out(guard: Guard) -> None:
+    _, pending = await withheld(guard)
+    await guard.ceremony.prove(pending.id, "word", {})
+    guard.ledger.away = True
+    assert "xxx" not in (await guard.call("export", of="all")).text
+    guard.ledger.away = False
     assert (await guard.call("export", of="all")).text == "x" * 500
 
 
