@@ -359,7 +359,7 @@ class Pipeline:
         call, outcome, reasons = judged.call, Outcome(ending=Ending.UNKNOWN), tuple[Reason, ...]()
         began, scale = self._clock.mono(), self._withholding.scale(judged, grant)
         try:
-            outcome = await self._relay(call, exchange, grant, scale)
+            outcome = await self._relay(call, exchange, grant, None if call.server in self._watched else scale)
         except UpstreamError as error:
             outcome = Outcome(ending=Ending.UNKNOWN if error.sent else Ending.UPSTREAM_ERROR)
             reasons = (Reason(error.reason, evidence=self._journal.said(error.public)),)
@@ -372,8 +372,8 @@ class Pipeline:
             asked = Asked(judged=judged, arrival=arrival, exchange=exchange, judge=self._judge)
             await self._withholding.withhold(outcome, scale, asked)
             return
-        if scale is not None:
-            self._withholding.watch(call, scale)
+        if scale is not None and call.server in self._watched:
+            self._withholding.watch(call, outcome, scale)
         if outcome.ending in {Ending.OK, Ending.TOOL_ERROR}:
             await self._learn(call, grant, outcome, watched=watched)
         waited = self._clock.mono() - began

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from guard.drift.assess import Assessor
 from guard.model import Band, Doubt, Finding, Limit, Measure
-from guard.proxy.exchange import KEPT_LIMIT
+from guard.proxy.documents import documents
+from guard.proxy.exchange import KEPT_LIMIT, Outcome
 from guard.proxy.journal import Judged
 from guard.proxy.rows import rows
 from guard.proxy.volumes import Volumes
@@ -19,11 +20,10 @@ class Scale:
         judged: the call.
         volumes: counts what is delivered.
         assessor: knows what is usual; None where only the owner's limits count.
-        watched: let everything go on, and only find.
     """
 
-    def __init__(self, judged: Judged, volumes: Volumes, assessor: Assessor | None, *, watched: bool) -> None:
-        self._judged, self._volumes, self._assessor, self._watched = judged, volumes, assessor, watched
+    def __init__(self, judged: Judged, volumes: Volumes, assessor: Assessor | None) -> None:
+        self._judged, self._volumes, self._assessor = judged, volumes, assessor
         self._counts_rows = any(limit.measure is Measure.ROWS for limit in judged.classification.limits)
         self.size = 0
         self.rows: int | None = None
@@ -44,12 +44,23 @@ class Scale:
         found = (rows(answer) if size else 0) if self._counts_rows else None
         return self._weigh(size, found, lost=size > KEPT_LIMIT)
 
+    def watch(self, outcome: Outcome) -> None:
+        """Find what there is to find in a result that went on as it came, and count it.
+
+        Rows are counted in what is at hand of it, which is all of a short one.
+        """
+        counted = (rows(one) for one in documents(outcome.body)) if self._counts_rows else ()
+        found = next((one for one in counted if one is not None), 0)
+        if not self._weigh(outcome.result_bytes, found):
+            limits = self._judged.classification.limits
+            self._volumes.deliver(self._judged.call.principal.subject, limits, outcome.result_bytes, found)
+
     def _weigh(self, size: int, found: int | None, *, lost: bool = False) -> bool:
         call, tags = self._judged.call, self._judged.classification
         self.size, self.rows = size, found
         self.over = self._volumes.exceeded(call.principal.subject, tags.limits, size, found)
         self.findings = tuple(one for one in self._unusual(size) if asks(one, tags.sensitivity))
-        if (self.heavy or lost) and not self._watched:
+        if self.heavy or lost:
             return False
         self._volumes.deliver(call.principal.subject, tags.limits, size, found)
         return True

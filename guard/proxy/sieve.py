@@ -1,7 +1,7 @@
 """Reads an HTTP answer of a tool server whole before the caller has any of it, and lets it go on only if it may.
 
-What a tool server says before its response (progress, questions) goes on at once, without the ids from which the
-caller could take the stream up at the tool server, past the guard.
+What a tool server says before its response (progress, questions, signs of life) goes on at once, without the ids from
+which the caller could take the stream up at the tool server, past the guard.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class Sieve:
         self._pieces: list[bytes] = []
         self._said: list[bytes] = []
         self._documents: Listing
+        self._beats = False
         self.response = b""
         self.size = 0
         self.begun = False
@@ -48,6 +49,7 @@ class Sieve:
         streamed = first(headers, b"content-type").lower().startswith(b"text/event-stream")
         length = first(headers, b"content-length")
         self._head, self._documents = event, Listing(self._said.append, streamed=streamed)
+        self._beats = streamed
         if not streamed and length.isdigit() and int(length) > KEPT_LIMIT and self._gauge.fits(int(length)):
             self.begun = True
             await self._send(event)
@@ -60,6 +62,9 @@ class Sieve:
             self._pieces.clear()
         self._documents.take(piece, last=last)
         said, self._said[:] = [*self._said], ()
+        if self._beats and piece.startswith(b":"):
+            self._spoke, self.speaking = True, self.speaking or EventStream(self._send)
+            await self.speaking.beat()
         for document in said:
             if _is_response(document):
                 self.response = self.response or document

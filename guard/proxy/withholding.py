@@ -47,6 +47,7 @@ from guard.proxy.journal import Journal, Judged, reasons_json
 from guard.proxy.ladder import Leg, Said
 from guard.proxy.pausing import Pausing
 from guard.proxy.scale import Scale
+from guard.proxy.shown import LIMIT
 from guard.proxy.spans import exchanged, taken
 from guard.proxy.volumes import Volumes
 from guard.quorum import AHEAD
@@ -132,7 +133,10 @@ class Withholding:
         Raises:
             GuardError: it is such a call.
         """
-        limited = any(limit.measure is not Measure.CALLS for limit in judged.classification.limits)
+        limits = judged.classification.limits
+        if not limits:
+            return
+        limited = any(limit.measure is not Measure.CALLS for limit in limits)
         if limited and isinstance(arrival.message, Request) and "task" in arrival.message.params:
             raise GuardError("results of this call are limited, so it cannot be a task", reason=Code.RESULT_LIMIT)
 
@@ -143,12 +147,14 @@ class Withholding:
         unless a person consented to this very call.
         """
         call, tags = judged.call, judged.classification
+        if not tags.limits and tags.sensitivity < Sensitivity.SENSITIVE:
+            return None
         limited = any(limit.measure is not Measure.CALLS for limit in tags.limits)
         usual = tags.sensitivity >= Sensitivity.SENSITIVE and call.kind != "protocol" and not _seen(grant)
         usual = usual and self._assessor.knows_size(call)
         if not limited and not usual:
             return None
-        return Scale(judged, self._volumes, self._assessor if usual else None, watched=call.server in self._watched)
+        return Scale(judged, self._volumes, self._assessor if usual else None)
 
     async def find(self, call: Call) -> Kept | None:
         """The result that is kept for this very call of this agent; waits only where one is.
@@ -193,8 +199,9 @@ class Withholding:
             reasons = Reason(Code.RESULT_WITHHELD), Reason(error.reason, evidence=self._journal.said(error.public))
             await self._refuse(asked, Deny(reasons=reasons))
 
-    def watch(self, call: Call, scale: Scale) -> None:
+    def watch(self, call: Call, outcome: Outcome, scale: Scale) -> None:
         """Record a result that would have been withheld, were the call not only watched."""
+        scale.watch(outcome)
         if scale.heavy:
             try:
                 self._journal.result("result.withheld", self._described(call, scale, b""), watched=True)
@@ -335,7 +342,7 @@ class Withholding:
         self._conclude(kept, asked, "released", grant.challenge if grant else "")
         proven = frozenset(one.proof_class for one in grant.proofs) if grant else frozenset[ProofClass]()
         try:
-            self._assessor.learn(call, proven, answer, size=kept.size, challenged=True)
+            self._assessor.learn(call, proven, answer, cut=len(answer) > LIMIT, size=kept.size, challenged=True)
         except KeyError:  # its profile made room for others while the result waited
             log.warning("call.unlearnt", call_id=call.id)
         return True
@@ -423,7 +430,7 @@ def _is_response(answer: bytes) -> bool:
     """Whether it can be given to a later request, under that one's id."""
     try:
         return bool(answer) and bool(taken(answer, "id"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

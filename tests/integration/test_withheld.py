@@ -125,13 +125,14 @@ LONG = b'data: {"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"text","text
 async def test_what_comes_before_a_withheld_response_goes_on_without_an_id_to_fetch_the_rest_by() -> None:
     handler = Weighing()
     async with stage(
-        handler, Upstream(streamed(b"id: 1\ndata: \n\n", b"id: 2\n" + PROGRESS, b"id: 3\n" + LONG))
+        handler, Upstream(streamed(b": alive\n\n", b"id: 1\ndata: \n\n", b"id: 2\n" + PROGRESS, b"id: 3\n" + LONG))
     ) as guard:
         status, _, body = await guard.call()
     assert status == 200
     progress, last = messages(body)
     assert (progress["method"], last["id"]) == ("notifications/progress", CALL["id"])
     assert b"id: " not in body
+    assert body.startswith(b": \n\n"), "a sign of life"
     assert b"xxxx" not in body
     assert handler.outcome.withheld
     assert json.loads(handler.outcome.body)["id"] == CALL["id"]

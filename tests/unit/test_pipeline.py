@@ -621,4 +621,9 @@ async def test_where_calls_are_only_watched_nothing_is_withheld(tmp_path: Path) 
     caller = await guard.call("export", Caller(brings(500)), of="all")
     assert (caller.forwards, caller.answers, guard.store.results.digests()) == (1, [], frozenset())
     assert results(guard) == ["result.withheld"]
+    assert guard.ledger.last("result.withheld")["watched"] is True
+    lines = json.dumps({"jsonrpc": "2.0", "id": 9, "result": {"content": [{"type": "text", "text": "1\n2\n3"}]}})
+    events = 'data: {"jsonrpc":"2.0","method":"notifications/progress","params":{}}\n\ndata: ' + lines + "\n\n"
+    await guard.call("table", Caller(lambda: Outcome(ending=Ending.OK, body=events.encode(), result_bytes=99)))
+    assert (guard.ledger.last("result.withheld")["tool"], guard.ledger.last("result.withheld")["rows"]) == ("table", 3)
     guard.store.close()
