@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from guard.audit.ledger import FileLedger
 from guard.audit.redact import Redactor
 from guard.clock import SystemClock
 from guard.config import ChangeSystem, Config, load
+from guard.errors import ConfigError
 from guard.factors import break_glass, totp, webauthn
 from guard.factors.approval import ApprovalFactor, Authenticator
 from guard.factors.break_glass import BreakGlassFactor
@@ -31,9 +33,12 @@ from guard.stepup.ceremony import Ceremony
 from guard.stepup.limits import Bounds
 from guard.store.seal import Keyring
 from guard.store.sql import SqlStore
-from guard.tickets.changes import Changes
-from guard.tickets.jira import Jira
-from guard.tickets.servicenow import ServiceNow
+
+if TYPE_CHECKING:
+    from guard.tickets.changes import Changes
+
+if TYPE_CHECKING:
+    from guard.openid.flow import Flow
 
 
 class Desk:
@@ -93,6 +98,33 @@ class Desk:
     def codes(self) -> TotpFactor:
         """The one-time codes of people."""
         return TotpFactor(self.store.factors, self.keyring, self.ledger, self.clock)
+
+    @cached_property
+    def openid(self) -> Flow | None:
+        """Logins with an OpenID provider, where one is set.
+
+        Raises:
+            ConfigError: the extra `oidc` is not installed, or the secret or the certificates cannot be read.
+        """
+        console = self.config.console
+        if (issuer := console.oidc) is None:
+            return None
+        try:
+            from guard.openid.flow import Flow  # noqa: PLC0415 - an extra
+            from guard.openid.provider import Provider  # noqa: PLC0415
+        except ImportError as error:
+            raise ConfigError("[console.oidc] needs the extra: pip install 'mcp-step-up-guard[oidc]'") from error
+        try:
+            provider = Provider(issuer, issuer.client_secret.read(), self.clock)
+        except OSError as error:
+            raise ConfigError(f"the certificates of [console.oidc] cannot be read: {error}") from error
+        return Flow(
+            provider,
+            seal=self.keyring,
+            tickets=self.store.people.tickets,
+            clock=self.clock,
+            public_url=console.public_url,
+        )
 
     @cached_property
     def passkeys(self) -> Passkeys:
@@ -205,6 +237,10 @@ def desk(file: Path) -> Iterator[Desk]:
 
 def change_system(settings: ChangeSystem) -> Changes:
     """The change system that tickets are in; nothing is asked yet."""
+    from guard.tickets.changes import Changes  # noqa: PLC0415 - an HTTP client, for deployments with tickets
+    from guard.tickets.jira import Jira  # noqa: PLC0415 - as above
+    from guard.tickets.servicenow import ServiceNow  # noqa: PLC0415 - as above
+
     jira = settings.system == "jira"
     usual = ("Awaiting implementation", "Implementing") if jira else ("-2", "-1")
     return Changes(

@@ -49,7 +49,7 @@ class SecretRef(_Strict):
         if self.env is not None:
             if found := os.environ.get(self.env, ""):
                 return found
-            raise ConfigError(f"the environment variable {self.env} is not set, and a channel's secret should be in it")
+            raise ConfigError(f"the environment variable {self.env} is not set, and a secret should be in it")
         assert self.file is not None
         try:
             with self.file.open(encoding="utf-8") as file:
@@ -57,7 +57,7 @@ class SecretRef(_Strict):
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"the secret in {self.file} cannot be read: {error}") from error
         if not found:
-            raise ConfigError(f"the first line of {self.file} is empty, and a channel's secret should be there")
+            raise ConfigError(f"the first line of {self.file} is empty, and a secret should be there")
         return found
 
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from guard.channels import Channel
 from guard.errors import ConfigError
+from guard.issuers import Issuer
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}$")]
 
@@ -141,10 +142,17 @@ class Console(Listener):
         28_800.0, ge=60, le=604_800, description="seconds an approver stays logged in, to look; voting asks every time"
     )
 
+    oidc: Issuer | None = Field(None, description="an OpenID provider approvers may log in with, to look")
+
     @field_validator("public_url")
     @classmethod
     def _url(cls, value: str) -> str:
         return _public(value)
+
+    def below(self, base: Path) -> Self:
+        """The listener with its files' paths taken relative to a folder."""
+        found = super().below(base)
+        return found.model_copy(update={"oidc": self.oidc.below(base)}) if self.oidc else found
 
 
 class Server(_Strict):
@@ -216,7 +224,7 @@ class Server(_Strict):
 
 
 class AgentProfile(_Strict):
-    """How one agent wants to be paused."""
+    """What one agent is for, and how it wants to be paused."""
 
     hold: float | None = Field(None, ge=0, le=50, description="seconds a paused call of this agent is held")
     learn: bool = Field(
@@ -231,6 +239,14 @@ class AgentProfile(_Strict):
         None,
         description="whether its client is asked to open the challenge's page (URL elicitation); "
         "unset: if it declares that and was seen to answer",
+    )
+    tools: tuple[str, ...] = Field(
+        (), description='globs over "SERVER/TOOL" it is meant to use: others are doubted, these are no news; unset: any'
+    )
+    destinations: tuple[str, ...] = Field(
+        (),
+        description="domains, addresses, URLs and folders it is meant to send to: others are doubted, these are no "
+        "news; unset: any",
     )
     success_text: bool = Field(
         False,
@@ -295,6 +311,16 @@ class Drift(_Strict):
 
     budget: float = Field(
         0.02, gt=0, lt=0.5, description="share of an agent's normal calls that may be found unusual; thresholds follow"
+    )
+    key_age: float = Field(
+        365.0, ge=0, le=36_500, description="days after which a key should have been rotated and is doubted; 0: never"
+    )
+    strangers: int = Field(
+        5,
+        ge=1,
+        le=100,
+        description="agents that may turn up within an hour at a network none of them was used from, before each of "
+        "them is doubted",
     )
 
 
@@ -369,7 +395,7 @@ class Config(_Strict):
     proxy: Proxy = Field(default_factory=Proxy.model_construct, description="the MCP endpoint")
     console: Console = Field(default_factory=Console.model_construct, description="the console and API endpoint")
     servers: dict[Name, Server] = Field(default_factory=dict, description="the tool servers, by name")
-    agents: dict[Name, AgentProfile] = Field(default_factory=dict, description="pause settings by agent name")
+    agents: dict[Name, AgentProfile] = Field(default_factory=dict, description="jobs and pause settings by agent name")
     approval: Approval = Field(default_factory=Approval.model_construct, description="approvals by people")
     drift: Drift = Field(default_factory=Drift.model_construct, description="behavioural drift")
     break_glass: BreakGlass = Field(default_factory=BreakGlass.model_construct, description="emergencies")

@@ -425,8 +425,8 @@ class Identifier(Protocol):
             IdentityError: missing, unknown, expired or revoked.
         """
 
-    async def recheck(self, principal: Principal) -> None:
-        """Look again, past every cache, whether the credential behind this principal still holds.
+    def recheck(self, principal: Principal) -> None:
+        """Look again, past every cache, whether the credential behind this principal still holds; blocks.
 
         Raises:
             IdentityError: it was revoked or expired meanwhile.

@@ -47,8 +47,16 @@ class Code(StrEnum):
     NEW_NETWORK = "new_network", "the key is used from a network it was never used from before"
     NEW_HOUR = "new_hour", "the key is used at an hour of the week it is never used at"
     NEW_CLIENT = "new_client", "the key is used with software it was never used with before"
+    TWO_PLACES = "two_places", "the key is used from two networks at once"
+    MANY_KEYS = "many_keys", "keys of many agents turn up at one network that none of them was used from before"
+    OLD_KEY = "old_key", "the key is older than a key should become"
     MANY_CALLS = "many_calls", "the agent made far more calls today than it used to in a day"
     MUCH_DATA = "much_data", "the agent took in far more data today than it used to in a day"
+    TOO_FAST = "too_fast", "the agent calls far faster than it used to"
+    FIRST_KIND = "first_kind", "the agent never did anything of this kind"
+    ESCALATION = "escalation", "the conversation went from harmless to dangerous within a few calls"
+    UNDECLARED_TOOL = "undeclared_tool", "the tool is not among those this agent is declared to use"
+    UNDECLARED_DESTINATION = "undeclared_destination", "it goes somewhere this agent is not declared to send anything"
     UNUSUAL_CALL = "unusual_call", "taken as a whole, the call is not like what this agent does"
     TOOL_NEW = "tool_new", "the agent never used this tool"
     TOOL_RARE = "tool_rare", "the agent rarely uses this tool"
@@ -63,6 +71,7 @@ class Code(StrEnum):
     ARGUMENT_FROM_RESULT = "argument_from_result", "the new argument was brought by an untrusted result"
     DESTINATION_FROM_RESULT = "destination_from_result", "a new destination, in a call that a result brought values to"
     APART_FROM_RESULT = "apart_from_result", "a result, and nothing before it, led to this call"
+    BROUGHT_BEFORE = "brought_before", "its new value came with an earlier call that was as doubtful"
 
     # Why a call passes although it needs proof.
     GRANTED = "granted", "everything required was proven, and the grant is spent on this call"
@@ -108,6 +117,7 @@ class Code(StrEnum):
     NO_CREDENTIAL = "no_credential", "no credential was presented"
     BAD_CREDENTIAL = "bad_credential", "the credential is unknown, expired or revoked"
     CROSS_SITE = "cross_site", "the request does not come from the console's own pages, or lacks its login's token"
+    LOGIN_REFUSED = "login_refused", "the login provider's answer does not count, or names nobody who may approve"
     FOREIGN_SESSION = "foreign_session", "the session belongs to another principal or is unknown"
 
     # What is wrong with a proof.
@@ -140,6 +150,10 @@ class Code(StrEnum):
     )
     TOO_MANY_CHILDREN = "too_many_children", "as many processes of tool servers run as the limits allow"
     SESSION_LOST = "session_lost", "the tool server lost the session and could not begin it again"
+    ISSUER_UNAVAILABLE = (
+        "issuer_unavailable",
+        "the login provider cannot be asked, or answers in another form",
+    )
     UNKNOWN_SERVER = "unknown_server", "no server of this name is configured"
     BAD_CONFIG = "bad_config", "a configuration or policy file has a mistake"
     NOT_FOUND = "not_found", "there is nothing by this name"

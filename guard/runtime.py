@@ -19,12 +19,18 @@ from guard import __version__, oplog
 from guard.app import Desk
 from guard.audit.recovery import recover
 from guard.config import Config
+from guard.drift.age import AgeSignal
 from guard.drift.assess import Assessor
 from guard.drift.behaviour import Behaviour
 from guard.drift.client import ClientSignal
+from guard.drift.escalation import EscalationSignal
+from guard.drift.hopping import HoppingSignal
 from guard.drift.hours import HourSignal
+from guard.drift.job import Job, JobSignal
 from guard.drift.network import NetworkSignal
+from guard.drift.places import PlaceSignal
 from guard.drift.profiles import Profiles
+from guard.drift.rate import RateSignal
 from guard.drift.volume import VolumeSignal
 from guard.errors import ConfigError, IdentityError, LedgerUnavailableError, StoreUnavailableError
 from guard.geo import locator
@@ -110,7 +116,7 @@ class Engine:
         self._directory = _directory(config)
         self._directory.load()
         profiles = Profiles()
-        self._memory = Memory(profiles, store.baselines)
+        self._memory = Memory(profiles, store.baselines, budget=config.drift.budget, report=self.report)
         self._volumes = Volumes(store.baselines, clock)
         self.catalogue = Catalogue(store.pins, desk.ledger)
         for name in servers:
@@ -173,10 +179,21 @@ class Engine:
 
     def _assessor(self, profiles: Profiles) -> Assessor:
         """Every signal of drift."""
+        drift = self._desk.config.drift
+        jobs = {
+            name: Job(one.tools, frozenset(place.lower() for place in one.destinations))
+            for name, one in self._desk.config.agents.items()
+            if one.tools or one.destinations
+        }
         return Assessor(
-            [NetworkSignal(profiles), HourSignal(profiles), ClientSignal(profiles)],
-            Behaviour(profiles, self._desk.keyring.digest_key, budget=self._desk.config.drift.budget, read=shown),
+            [NetworkSignal(profiles), HourSignal(profiles), ClientSignal(profiles), AgeSignal(drift.key_age)],
+            Behaviour(profiles, self._desk.keyring.digest_key, budget=drift.budget, read=shown),
             VolumeSignal(profiles),
+            places=PlaceSignal(profiles),
+            hopping=HoppingSignal(profiles, drift.strangers),
+            escalation=EscalationSignal(profiles, self._desk.config.irreversible),
+            rate=RateSignal(profiles),
+            job=JobSignal(jobs) if jobs else None,
         )
 
     def stop(self) -> None:
@@ -238,6 +255,7 @@ class Engine:
             changed=self.changes.wait,
             denials=self._denials,
             intents=desk.intents,
+            openid=None if local else desk.openid,
         )
         return api(services, local=local)
 

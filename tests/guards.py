@@ -7,7 +7,6 @@ import itertools
 import json
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 import psutil
 
 from guard.config import Config
+from tests.launching import Launched
 
 PATIENCE = 15.0
 """Seconds until a test gives up on an answer."""
@@ -75,7 +75,7 @@ class Asked:
 class Guard:
     """One running guard process."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, state: Path) -> None:
+    def __init__(self, process: Launched, log: Path, state: Path) -> None:
         self.process, self.log = process, log
         self._socket = state / "run" / f"{process.pid}.sock"
         self._ids = itertools.count(1)
@@ -143,7 +143,7 @@ class Guard:
 class Serving(Guard):
     """`guard serve`, and agents that call it over HTTP."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, state: Path, config: Config, key: str) -> None:
+    def __init__(self, process: Launched, log: Path, state: Path, config: Config, key: str) -> None:
         super().__init__(process, log, state)
         self.config, self._key = config, key
 
@@ -230,7 +230,7 @@ class Serving(Guard):
 class Running(Guard):
     """`guard run`, and the agent at its pipes."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, state: Path) -> None:
+    def __init__(self, process: Launched, log: Path, state: Path) -> None:
         super().__init__(process, log, state)
         self._waiting: dict[int, Asked] = {}
         self._lock, self._ended = threading.Lock(), False

@@ -13,6 +13,7 @@ from guard.factors.totp import TotpFactor
 from guard.factors.webauthn import Site
 from guard.identity.keys import KeyIdentifier
 from guard.notify.denial import Denials
+from guard.openid.flow import Flow
 from guard.ports import Clock, Ledger
 from guard.stepup.ceremony import Ceremony
 from guard.store.seal import Keyring
@@ -29,6 +30,7 @@ def services(
     keyring: Keyring,
     ready: Callable[[], bool] = lambda: True,
     config: Config | None = None,
+    openid: Flow | None = None,
 ) -> Services:
     """With the default configuration unless told, and no news of other processes."""
     config = config or Config()
@@ -56,5 +58,6 @@ def services(
         ),
         denials=Denials(config.notify, store, ceremony, clock, escalate={}),
         ready=ready,
+        openid=openid,
         changed=lambda _: anyio.sleep_forever(),
     )

@@ -48,6 +48,7 @@ from guard.model import Challenge, State
 from guard.stepup.view import render
 from guard.wire.canonical import call_digest, canonical
 from tests.guards import Guard, Running, Serving
+from tests.launching import Launched
 
 GUARD = Path(sys.executable).with_name("guard")
 JOURNAL_SERVER = Path(__file__).parent / "servers" / "journal_server.py"
@@ -205,20 +206,13 @@ class World:
     def _environment(self) -> dict[str, str]:
         return {"PATH": os.environ["PATH"], "HOME": str(self.folder)}
 
-    def _launch(self, verb: str, file: Path, fault: str, *words: str) -> subprocess.Popen[bytes]:
+    def _launch(self, verb: str, file: Path, fault: str, *words: str) -> Launched:
         self._started += 1
         environment = self._environment | ({"GUARD_AGENT_KEY": self.key} if verb == "run" else {})
         if fault:
             environment |= {"GUARD_FAULT": fault, "GUARD_TESTING": "1", "GUARD_FAULT_FILE": str(self._armed)}
-        with self._log.open("wb") as log:
-            return subprocess.Popen(
-                [GUARD, verb, *words, "--config", str(file)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=self.folder,
-                env=environment,
-            )
+        command = (verb, *words, "--config", str(file))
+        return Launched(command, folder=self.folder, environment=environment, log=self._log)
 
     def _serve_tools(self) -> str:
         command = [sys.executable, self._program, *self._journalled, "--http", "0"]

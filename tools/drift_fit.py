@@ -24,7 +24,7 @@ from guard.drift.behaviour import Behaviour, plain
 from guard.drift.observation import Observation
 from guard.drift.profiles import Profiles, peers_of
 from guard.drift.scene import Scene
-from guard.drift.score import LEVELS, measures
+from guard.drift.score import LEVELS, Base, Weights
 
 FILE = Path(__file__).resolve().parent.parent / "guard" / "drift" / "weights.json"
 SHARE = {"recurring": 1.0, "new": 1.0, "peer": 0.3, "poison:10": 0.5}
@@ -52,7 +52,8 @@ class Desk:
     def __init__(self, names: list[str], caps: dict[str, float]) -> None:
         self.profiles, self.days = Profiles(), Counter[str]()
         self.behaviour = Behaviour(self.profiles, b"")
-        self.names, self.caps = names, caps
+        self.names = names
+        self.plain = Weights("plain", {name: (1.0, cap) for name, cap in caps.items()}, (1.0,) * len(LEVELS))
 
     def learn(self, rows: list[dict[str, Any]]) -> None:
         """Learn a session as executed and unchallenged; it counts as a day."""
@@ -67,8 +68,8 @@ class Desk:
         own, peers = self.profiles[rows[0]["identity"]], self.profiles[peers_of(rows[0]["suite"])]
         for row, seen, activity in self.walk(rows):
             if not bad or row["label"] == "injected":
-                got = {name: value for name, value, *_ in measures(Scene(seen, own, peers, activity))}
-                values = [min(got.get(name, 0.0), self.caps[name]) for name in self.names]
+                got = {name: value for name, value, *_ in Base(Scene(seen, own, peers), self.plain).score(activity)[1]}
+                values = [got.get(name, 0.0) for name in self.names]
                 yield Line((row["suite"], row["user_task"]), seen.can, values, bad)
 
     def walk(self, rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Observation, Activity]]:

@@ -18,6 +18,7 @@ from guard.audit.record import EVENTS
 from guard.channels import Apprise, Desktop, SecretRef, Smtp, Webhook
 from guard.cli import cli
 from guard.config import AgentProfile, Approval, BreakGlass, ChangeSystem, Config, Console, Drift, Geo, Proxy, Server
+from guard.issuers import Issuer
 from guard.policy.keys import (
     CALLERS_KEYS,
     CONSENT_KEYS,
@@ -101,7 +102,8 @@ def settings() -> str:
         lead,
         section("Top level", Config, leave_out=tables),
         section("`[proxy]`", Proxy),
-        section("`[console]`", Console),
+        section("`[console]`", Console, leave_out={"oidc"}),
+        section("`[console.oidc]`", Issuer),
         section("`[servers.NAME]`", Server),
         section("`[agents.NAME]`", AgentProfile),
         section("`[approval]`", Approval),

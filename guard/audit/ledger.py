@@ -307,10 +307,19 @@ def _seconds(time: str) -> float:
 def _followed(event: str, fields: Mapping[str, Json]) -> bool:
     """Whether another record of the same call follows, mostly within milliseconds.
 
-    A challenge's own, or the intent, follows the decision that demands one; the outcome follows a spent grant. What
-    is permitted without either may take long, and its decision is brought to disk as soon as any other record.
+    A challenge's own, or the intent, follows the decision that demands one; the intent of the call that is held follows
+    the proof that was missing, and would have to wait for an fsync of that proof's own; the outcome follows a spent
+    grant. What is permitted without any may take long, and its decision is brought to disk as soon as any other record.
     """
-    return event == "grant.consumed" or (event == "decision.made" and fields.get("decision") == "challenge")
+    match event:
+        case "grant.consumed":
+            return True
+        case "decision.made":
+            return fields.get("decision") == "challenge"
+        case "proof.accepted":
+            return not fields.get("missing")
+        case _:
+            return False
 
 
 class _Waker:

@@ -107,12 +107,20 @@ def describe(
 @agent.command()
 @click.argument("name")
 @click.option("--overlap", type=Span(), default="60s", show_default=True, help="How long older keys still work.")
+@click.option(
+    "--forget", is_flag=True, help="Somebody else had them: forget what they taught the server's other agents."
+)
 @options.config
 @options.as_json
-def rotate(name: str, overlap: float, file: Path, as_json: bool) -> None:
-    """Print a new key for agent NAME; its older keys end after the overlap."""
+def rotate(name: str, overlap: float, forget: bool, file: Path, as_json: bool) -> None:
+    """Print a new key for agent NAME; its older keys end after the overlap.
+
+    A new key starts without a history. What its agent's older keys did stays normal among all agents of a tool server,
+    which a key without history is held against, unless you --forget it (then also say --overlap 0s).
+    """
     with desk(file) as services:
-        key = Lifecycle(services.store, services.ledger, services.clock).rotate_agent(name, overlap=overlap)
+        lifecycle = Lifecycle(services.store, services.ledger, services.clock)
+        key = lifecycle.rotate_agent(name, overlap=overlap, forgetting=forget)
     options.only(key, {"name": name, "key": key}, as_json=as_json)
     options.note(f"older keys of {name} end in {overlap:g} s")
 
@@ -121,7 +129,7 @@ def rotate(name: str, overlap: float, file: Path, as_json: bool) -> None:
 @click.argument("name")
 @options.config
 def revoke(name: str, file: Path) -> None:
-    """Revoke agent NAME with all its keys and factors, at once and for good."""
+    """Revoke agent NAME with all its keys and factors, at once and for good; what it taught is forgotten."""
     with desk(file) as services:
         Lifecycle(services.store, services.ledger, services.clock).revoke_agent(name)
     options.note(f"{name} is revoked")

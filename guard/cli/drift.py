@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +14,9 @@ from guard.app import Desk, desk
 from guard.audit.export import Reader
 from guard.cli import options
 from guard.config import load
-from guard.drift.calibrate import thresholds
+from guard.drift.calibrate import Thresholds, thresholds
 from guard.drift.profile import Profile
+from guard.drift.profiles import peers_of
 from guard.drift.snapshot import dump
 from guard.drift.snapshot import load as read
 from guard.errors import ConfigError, NotFoundError
@@ -38,7 +41,7 @@ def show(agent: str, as_json: bool, file: Path) -> None:
     """Print what is normal for AGENT, its threshold, and what was unusual lately."""
     with desk(file) as services:
         found = [
-            _summary(thumbprint, profile, services.config.drift.budget)
+            _summary(thumbprint, profile, services.config.drift.budget, _limits(services, profile))
             for thumbprint, profile in _profiles(services, agent)
         ]
         lately = list(_lately(services, agent))
@@ -66,7 +69,7 @@ def calibrate(as_json: bool, file: Path) -> None:
         budget = services.config.drift.budget
         for agent in services.store.agents.all():
             for _, profile in _profiles(services, agent.name):
-                limits = thresholds(profile.scores, budget)
+                limits = _limits(services, profile)
                 rows.append(
                     {
                         "agent": agent.name,
@@ -95,6 +98,7 @@ def score(history: Path, test: Path, out: Path, file: Path) -> None:
     try:
         for calls in sessions(history):
             replay.learn(calls)
+        gc.freeze()  # what was learnt stays, and the collector would walk through it while calls are timed
         with out.open("w", encoding="utf-8") as lines:
             for calls in sessions(test):
                 for line in replay.score(calls):
@@ -114,8 +118,8 @@ def score(history: Path, test: Path, out: Path, file: Path) -> None:
 def rebuild(agent: str, as_json: bool, file: Path) -> None:
     """Learn the profile of AGENT's keys anew from the ledger, where the store has none.
 
-    Brings back networks, hours, client software, volume, and tools in their order, from calls that ran unchallenged.
-    The ledger has no argument in clear, so their values are learnt anew by later calls.
+    Brings back networks, hours, client software, volume, rates, and tools in their order, from calls that ran
+    unchallenged. The ledger has no argument in clear, so their values are learnt anew by later calls.
     """
     with desk(file) as services:
         credentials = services.store.agents.credentials(agent)
@@ -147,8 +151,17 @@ def _profiles(services: Desk, agent: str) -> Iterator[tuple[str, Profile]]:
             yield one.thumbprint, read(snapshot)
 
 
-def _summary(thumbprint: str, profile: Profile, budget: float) -> dict[str, Json]:
-    limits = thresholds(profile.scores, budget)
+def _limits(services: Desk, profile: Profile) -> Thresholds | None:
+    """The thresholds of a profile beside those of the tool server it uses most."""
+    budget, uses = services.config.drift.budget, Counter[str]()
+    for tool, seen in profile.tools.items():
+        uses[tool.partition("/")[0]] += round(seen.count)
+    others = [services.store.baselines.get(peers_of(server)) for server, _ in uses.most_common(1)]
+    peers = [thresholds(read(one).scores, budget) for one in others if one is not None]
+    return thresholds(profile.scores, budget, *peers)
+
+
+def _summary(thumbprint: str, profile: Profile, budget: float, limits: Thresholds | None) -> dict[str, Json]:
     tools = sorted(profile.tools.items(), key=lambda item: -item[1].count)[:_TOP]
     waiting = sum(not seen.trusted for seen in profile.everywhere.values())
     return {
@@ -161,6 +174,7 @@ def _summary(thumbprint: str, profile: Profile, budget: float) -> dict[str, Json
         "values": f"{len(profile.everywhere) - waiting} known, {waiting} in quarantine",
         "budget": f"{budget:.1%} stated, {limits.achieved:.1%} achieved" if limits else f"{budget:.1%} stated",
         "threshold": f"{limits.unusual:.2f} unusual, {limits.alarming:.2f} alarming" if limits else "none yet",
+        "year": profile.reference.differs(profile.counts, limits) or "nothing of note",
         "scores": [round(one, 2) for one in profile.scores[-_TOP:]],
     }
 

@@ -5,12 +5,17 @@ A new value surprises where a path always takes the same three values, and does 
 
 from __future__ import annotations
 
-from guard.drift.observation import Measure
+from typing import Final
+
+from guard.drift.observation import Measure, Observation
 from guard.drift.scene import News
 
+APART: Final[Measure] = "apart", 1.0, "none of its values stood in an earlier call of this conversation", ()
+"""`apart`: none of the values stood in a call before this one."""
 
-def measure(news: News, found: list[Measure]) -> None:
-    """Find `argument_new` in nats, `destination_new` and `apart` up to 1, `fresh` as the share of new values."""
+
+def measure(seen: Observation, news: News, found: list[Measure]) -> None:
+    """Find `argument_new` in nats, `destination_new` up to 1, `fresh` as the share of new values."""
     if news.surprise:
         slot = news.slot
         known = news.surprise_at, len(slot.values) if slot else 0, slot.total if slot else 0.0
@@ -18,6 +23,5 @@ def measure(news: News, found: list[Measure]) -> None:
     if news.destination:
         found.append(("destination_new", news.destination, "{}: a destination never used", (news.destination_at,)))
     if news.new:
-        found.append(("fresh", news.new / news.values, "{:.0f} of {} values are new", (news.new, news.values)))
-    if news.apart:
-        found.append(("apart", 1.0, "none of its values stood in an earlier call of this conversation", ()))
+        said = "{:.0f} of {} values are new"
+        found.append(("fresh", news.new / seen.telling, said, (news.new, seen.telling)))

@@ -6,12 +6,17 @@ pipeline refuses it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from guard import faults
 from guard.drift.behaviour import Behaviour
+from guard.drift.escalation import EscalationSignal
+from guard.drift.hopping import HoppingSignal
+from guard.drift.job import JobSignal
+from guard.drift.places import PlaceSignal
 from guard.drift.profiles import PROFILES
+from guard.drift.rate import RateSignal
 from guard.drift.volume import VolumeSignal
 from guard.model import Call, Classification, Finding, ProofClass
 from guard.ports import Signal
@@ -23,14 +28,28 @@ _Who: TypeAlias = tuple[str, str, float]
 class Assessor:
     """The configured signals as one: doubts about identity, then volume, then behaviour.
 
-    `signals` see only from where, with what and at which hour a key is used.
+    `signals` see only from where, with what and at which hour a key is used, and its age; `places` and `hopping` also
+    what other calls come at the same time.
     """
 
     def __init__(
-        self, signals: Sequence[Signal], behaviour: Behaviour | None = None, volume: VolumeSignal | None = None
+        self,
+        signals: Sequence[Signal],
+        behaviour: Behaviour | None = None,
+        volume: VolumeSignal | None = None,
+        *,
+        places: PlaceSignal | None = None,
+        hopping: HoppingSignal | None = None,
+        escalation: EscalationSignal | None = None,
+        rate: RateSignal | None = None,
+        job: JobSignal | None = None,
     ) -> None:
-        """Ask `signals` in this order, then `volume` and `behaviour`."""
+        """Ask `signals` in this order, then `hopping`, `volume`, `rate`, `escalation`, `job`, `behaviour`, `places`."""
         self._signals, self._volume, self._behaviour = tuple(signals), volume, behaviour
+        self._places, self._hopping, self._escalation, self._rate = places, hopping, escalation, rate
+        self._job = job
+        self.ended: Callable[[Call], None] = _nothing if places is None else places.ended
+        """To be called when an assessed call came to its end, whether or not it was executed."""
         self._calm: dict[str, _Who] = {}
         self._taught: dict[str, _Who] = {}
 
@@ -40,14 +59,21 @@ class Assessor:
         found: list[Finding] = []
         who, key = _who(call), call.principal.credential
         if self._calm.get(key) != who:
-            for signal in self._signals:
-                found += signal.assess(call)
-            if not found:
-                _keep(self._calm, key, who)
+            found += self._assess_who(call, who)
         if self._volume is not None:
             found += self._volume.assess(call)
+        if self._rate is not None and key in self._rate.fast:
+            found += self._rate.assess(call)
+        if self._escalation is not None:
+            found += self._escalation.assess(call, tags)
         if self._behaviour is not None:
-            found += self._behaviour.assess(call, tags)
+            if self._job is None:
+                found += self._behaviour.assess(call, tags)
+            else:
+                found += self._job.assess(call)
+                found += self._behaviour.assess(call, tags, self._job.no_news(call))
+        if self._places is not None:  # last: a call that could not be assessed does not stay in flight
+            found += self._places.assess(call)
         return tuple(found)
 
     def knows_size(self, call: Call) -> bool:
@@ -58,6 +84,17 @@ class Assessor:
         """What is unusual about the size of a result, before the agent has it."""
         found = self._volume.bulky(call, size) if self._volume is not None else None
         return () if found is None else (found,)
+
+    def _assess_who(self, call: Call, who: _Who) -> list[Finding]:
+        """Doubts about identity; where there are none, and none can come from others, `who` is calm."""
+        found: list[Finding] = []
+        for signal in self._signals:
+            found += signal.assess(call)
+        if self._hopping is not None:
+            found += self._hopping.assess(call)
+        if not found and not (self._hopping is not None and self._hopping.counts(call)):
+            _keep(self._calm, call.principal.credential, who)
+        return found
 
     def learn(
         self,
@@ -74,6 +111,19 @@ class Assessor:
         `shown` is the answer, `cut` whether there was more of it than is at hand, and `size` the bytes of all of it;
         a call that was `challenged` is no example of what is usual but for what is proven.
         """
+        changed = self._learn_who(call, proven)
+        if self._volume is not None and call.kind != "protocol":
+            changed |= self._volume.learn(call, proven, size)
+        if self._rate is not None and call.kind != "protocol":
+            changed |= self._rate.learn(call, proven)
+        if self._escalation is not None and call.id in self._escalation.pending:
+            changed |= self._escalation.learn(call, proven, challenged=challenged)
+        if self._behaviour is not None:
+            changed |= self._behaviour.learn(call, proven, shown, cut=cut, challenged=challenged)
+        return changed
+
+    def _learn_who(self, call: Call, proven: frozenset[ProofClass]) -> bool:
+        """Let the signals about identity learn."""
         who, key, changed = _who(call), call.principal.credential, False
         if proven or self._taught.get(key) != who:
             for signal in self._signals:
@@ -82,10 +132,10 @@ class Assessor:
                 self._calm.pop(key, None)  # it may have been calm only because nothing was known
             elif not proven:
                 _keep(self._taught, key, who)
-        if self._volume is not None and call.kind != "protocol":
-            changed |= self._volume.learn(call, proven, size)
-        if self._behaviour is not None:
-            changed |= self._behaviour.learn(call, proven, shown, cut=cut, challenged=challenged)
+        if proven and self._hopping is not None:
+            self._hopping.learn(call, proven)
+        if proven and self._places is not None:
+            changed |= self._places.learn(call, proven)
         return changed
 
 
@@ -98,3 +148,8 @@ def _keep(of: dict[str, _Who], key: str, who: _Who) -> None:
     if len(of) >= PROFILES:
         of.clear()
     of[key] = who
+
+
+def _nothing(call: Call) -> None:
+    """What there is to do at the end of a call when nobody looks at calls in flight."""
+    del call

@@ -7,8 +7,8 @@ calm finding each its share of the score, so what a reviewer reads adds up to wh
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple, TypeVar
 
 from guard.drift.activity import Activity
 from guard.drift.calibrate import Thresholds, thresholds
@@ -17,8 +17,8 @@ from guard.drift.observation import Measure, Observation
 from guard.drift.profile import AGAIN, Lesson, Profile
 from guard.drift.profiles import Profiles, peers_of
 from guard.drift.scene import Scene
-from guard.drift.score import Factor, Weights, factors, score, shipped
-from guard.drift.values import Hasher, touched, values
+from guard.drift.score import Base, Factor, Weights, factors, shipped
+from guard.drift.values import Hasher, values
 from guard.model import Band, Call, Classification, Doubt, Finding, Json, ProofClass, Sensitivity
 from guard.reasons import Code, Reason
 
@@ -29,9 +29,8 @@ ACTIVITIES: Final = 1024
 PENDING: Final = 4096
 HELD: Final = 16 * 1024 * 1024
 """Bytes of results that all activities together keep."""
-_LATELY: Final = 64
-_STEADY: Final = frozenset({"tool_rare", "sequence", "after_read"})
-"""What depends on the profiles and the call before alone: such a call scores the same until one of them changes."""
+_LATELY: Final = 2048
+"""Calls whose values, and whose scores by profiles, are kept for the next that are the same."""
 _SMALL: Final = 2048  # characters of arguments whose values are kept for the next call that has the same
 NEWCOMERS: Final = 3
 """Of how many calls of a server's agents one is scored as if its agent were new."""
@@ -61,6 +60,8 @@ _EFFECTS: Final = {
 }
 
 
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 _CODES: Final = {str(code): code for code in Code}
 
 
@@ -80,6 +81,9 @@ class Assessment(NamedTuple):
     band: Band
     newcomer: float | None = None
     """What an agent without history would score: asked now and then, to set the threshold of such agents."""
+    brought: Sequence[int] = ()
+    doubt: float = 0.0
+    """The hashes of its new values, and how doubtful they are: see `guard.drift.score.Base.doubt`."""
 
     @property
     def factors(self) -> tuple[Factor, ...]:
@@ -104,7 +108,8 @@ class Behaviour:
         `read` gives the text that a result showed the agent.
         """
         self._profiles, self._hasher, self._budget, self._read = profiles, Hasher(key), budget, read
-        self._lately: dict[str, tuple[Classification, Observation]] = {}
+        self._lately: dict[str, tuple[Classification | None, Observation]] = {}
+        self._known: dict[tuple[str, int], Base] = {}
         self._held = 0
         self._weights = weights or shipped()
         self._activities: OrderedDict[str, Activity] = OrderedDict()
@@ -119,33 +124,31 @@ class Behaviour:
             KeyError: a profile was not loaded.
         """
         mine, peers = self._profiles[own], self._profiles[peers_of(server)]
-        state = seen, activity.before, activity.reads > 0, mine, mine.version, peers, peers.version
-        known = activity.again.get(id(seen))
-        if known is not None and known[0] == state:
-            return known[1]
-        total, parts = score(Scene(seen, mine, peers, activity), self._weights)
-        limits, newcomer = self._threshold(mine) or self._threshold(peers), None
+        known = self._known.get((own, id(seen)))
+        if known is None or not known.holds(seen, mine, peers):
+            known = Base(Scene(seen, mine, peers), self._weights)
+            _keep(self._known, (own, id(seen)), known)
+        total, parts = known.score(activity)
+        limits, newcomer = self._threshold(mine, peers), None
         if lesson and peers.calls >= FIRST and (len(peers.scores) < FEW or int(peers.calls) % NEWCOMERS == 0):
-            newcomer = score(Scene(seen, NOBODY, peers, activity), self._weights)[0]
-        found = Assessment(seen, activity.before, total, parts, limits, _band(seen, total, parts, limits), newcomer)
-        if found.band is Band.CALM and _STEADY.issuperset([part[0] for part in parts]):
-            if len(activity.again) >= _LATELY:
-                activity.again.clear()
-            activity.again[id(seen)] = state, found
-        return found
+            newcomer = Base(Scene(seen, NOBODY, peers), self._weights).score(activity)[0]
+        band = Band.CALM if limits and total <= limits.unusual else _band(seen, total, parts, limits)
+        return Assessment(seen, activity.before, total, parts, limits, band, newcomer, *known.doubt(total))
 
-    def assess(self, call: Call, tags: Classification) -> tuple[Finding, ...]:
-        """The findings about one call: none when it is calm.
+    def assess(self, call: Call, tags: Classification, no_news: frozenset[str] = frozenset()) -> tuple[Finding, ...]:
+        """The findings about one call: none when it is calm; measures named in `no_news` do not count.
 
         Raises:
             KeyError: a profile was not loaded.
         """
         if call.kind != "tool":
             return ()
-        seen = self._observed(call, tags)
+        seen = self.observed(call, tags)
         key = call.principal.credential
         activity = self._activity(key, call.received)
         found = self.judge(key, call.server, seen, activity)
+        if no_news:
+            found = _without(found, no_news)
         self._pending[call.id] = found, activity
         if len(self._pending) > PENDING:
             self._pending.popitem(last=False)
@@ -159,19 +162,16 @@ class Behaviour:
         self, server: str, tool: str, arguments: Mapping[str, Json], tags: Classification | None
     ) -> Observation:
         """The call as signals see it; an owner's tags say what it can do, else its name does."""
-        found = values(arguments, self._hasher)
-        return Observation(f"{server}/{tool}", found, level(tool, tags), touched(found))
+        return Observation.of(f"{server}/{tool}", values(arguments, self._hasher), level(tool, tags))
 
-    def _observed(self, call: Call, tags: Classification) -> Observation:
+    def observed(self, call: Call, tags: Classification | None) -> Observation:
         """The same, where the values of a call that came lately are not taken apart again."""
         known = self._lately.get(call.digest)
-        if known is not None and known[0] is tags:
+        if known is not None and (known[0] is tags or known[0] == tags):
             return known[1]
         seen = self.observe(call.server, call.name, call.arguments, tags)
         if len(call.canonical) <= _SMALL:
-            if len(self._lately) >= _LATELY:
-                self._lately.clear()
-            self._lately[call.digest] = tags, seen
+            _keep(self._lately, call.digest, (tags, seen))
         return seen
 
     # -------------------------------------------------------------- after the call
@@ -191,9 +191,9 @@ class Behaviour:
             self._hold(self._activity(key, call.received), shown, cut=cut)
             return False
         found, activity = known
-        activity.called(found.seen)
-        self._hold(activity, shown, cut=cut)
         vouched = ProofClass.CONSENT in proven
+        activity.called(found.seen, *(() if vouched else (found.brought, found.doubt)))
+        self._hold(activity, shown, cut=cut)
         if not vouched and (proven or challenged or found.band is Band.ALARMING):
             return False
         self.teach(key, call.server, found, now=call.received, day=int(call.received // DAY), vouched=vouched)
@@ -247,11 +247,13 @@ class Behaviour:
         activity.last = max(activity.last, now)
         return activity
 
-    def _threshold(self, profile: Profile) -> Thresholds | None:
-        """The thresholds of a profile, looked at again after every `AGAIN` scores it learnt."""
-        if profile.unread >= AGAIN:
-            profile.unread, profile.limits = 0, thresholds(profile.scores, self._budget)
-        return profile.limits
+    def _threshold(self, mine: Profile, peers: Profile) -> Thresholds | None:
+        """The thresholds of a profile, or else of its peers; looked at again after every `AGAIN` scores learnt."""
+        if peers.unread >= AGAIN:
+            peers.unread, peers.limits = 0, thresholds(peers.scores, self._budget)
+        if mine.unread >= AGAIN:
+            mine.unread, mine.limits = 0, thresholds(mine.scores, self._budget, peers.limits)
+        return mine.limits or peers.limits
 
 
 def level(tool: str, tags: Classification | None) -> int:
@@ -264,6 +266,13 @@ def level(tool: str, tags: Classification | None) -> int:
     return found
 
 
+def _keep(of: dict[_K, _V], key: _K, value: _V) -> None:
+    """Remember one more; the oldest makes room."""
+    if len(of) >= _LATELY:
+        del of[next(iter(of))]
+    of[key] = value
+
+
 def _band(seen: Observation, total: float, parts: list[Measure], limits: Thresholds | None) -> Band:
     """Calm, unusual or alarming; with nothing to calibrate by, only what a result drives and what hurts is unusual."""
     if limits is None:
@@ -272,6 +281,13 @@ def _band(seen: Observation, total: float, parts: list[Measure], limits: Thresho
     if total > limits.alarming:
         return Band.ALARMING
     return Band.UNUSUAL if total > limits.unusual else Band.CALM
+
+
+def _without(found: Assessment, measures: frozenset[str]) -> Assessment:
+    """The same call where some measures do not count."""
+    parts = [part for part in found.parts if part[0] not in measures]
+    total = sum(part[1] for part in parts)
+    return found._replace(score=total, parts=parts, band=_band(found.seen, total, parts, found.limits))
 
 
 def _findings(found: Assessment, budget: float) -> list[Finding]:

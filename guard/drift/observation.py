@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterable
+from typing import Final, NamedTuple, TypeAlias
 
 from guard.drift.values import Value
+
+TELLING: Final = 3
+"""Characters of a value that tells something; shorter ones stand everywhere."""
 
 
 class Observation(NamedTuple):
@@ -13,8 +17,28 @@ class Observation(NamedTuple):
     tool: str
     values: tuple[Value, ...]
     can: int
-    touched: tuple[int, ...]
+    touched: frozenset[int]
     """The hashes of the values and of what they belong to."""
+    places: tuple[tuple[str, int, Value], ...]
+    """Each value with the key of its path in profiles and its hash."""
+    telling: int
+    """How many values are long enough to tell something."""
+    told: frozenset[int]
+    """The hashes of those and of what they belong to."""
+
+    @classmethod
+    def of(cls, tool: str, values: tuple[Value, ...], can: int) -> Observation:
+        """Take a call's values apart once, for every signal and for the profile."""
+        telling = [one for one in values if len(one.text) >= TELLING]
+        touched = _touched(values)
+        told = touched if len(telling) == len(values) else _touched(telling)
+        places = tuple([(tool + one.path, one.digest, one) for one in values])
+        return cls(tool, values, can, touched, places, len(telling), told)
+
+
+def _touched(values: Iterable[Value]) -> frozenset[int]:
+    """The hashes of values, and of what they belong to."""
+    return frozenset([digest for value in values for digest in (value.digest, value.parent) if digest])
 
 
 Measure: TypeAlias = tuple[str, float, str, tuple[object, ...]]

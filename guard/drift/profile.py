@@ -8,14 +8,19 @@ enough after, or until a person wanted it. Bounded: the oldest and rarest go fir
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from guard.drift.calibrate import Thresholds
+from guard.drift.reference import Reference
 from guard.drift.values import Value
 
 NETWORKS: Final = 16
 """Networks kept for one credential: the first, and the most recently taught ones."""
+KINDS: Final = 64
+"""Kinds of calls (effects, sensitivities) that are told apart."""
+TOGETHER: Final = 32
+"""Pairs of networks kept at which one credential is used at once."""
 BELIEVED: Final = 10
 """Days in which a new profile believes what it sees."""
 SPAN: Final = 14.0
@@ -38,6 +43,8 @@ AGAIN: Final = 20
 """Scores learnt between two looks at the thresholds."""
 DAY: Final = 86400.0
 HOURS: Final = 48
+LEVELS: Final = 16
+"""Levels of a rate of calls; each is twice the one below."""
 HALF_LIFE: Final = 30 * DAY
 LEAST: Final = 0.01
 """What is left of a pair of tools when it is forgotten."""
@@ -45,7 +52,8 @@ FREE: Final = 0.9
 """A slot whose values are new this often, over `FREE_AFTER` of them, is free text: its values are not kept."""
 FREE_AFTER: Final = 24
 
-_DAYS: Final = 0x3FFF
+DAYS: Final = 0x3FFF
+"""Day numbers are kept modulo this, plus one."""
 START: Final = "^"
 """What stands before the first call of an activity."""
 
@@ -82,8 +90,11 @@ def quarantine(age: int) -> float:
     """Days between two sightings before something new counts as known, in a profile that is `age` days old.
 
     A profile's first days are believed at once, for nothing else is known then. The older it is, the longer
-    something new takes: whoever wants to be learnt has to keep it up for two weeks.
+    something new takes: whoever wants to be learnt has to keep it up for two weeks. A clock that was set back to
+    before its beginning makes no profile young.
     """
+    if age < 0:
+        return SPAN
     return 0.0 if age < BELIEVED else min(SPAN, max(1.0, (age - BELIEVED) / 4))
 
 
@@ -138,7 +149,10 @@ class Today:
 
 
 class Profile:
-    """Counts of one credential. `networks` in the order they were learnt; the first is the baseline."""
+    """Counts of one credential. `networks` in the order they were learnt; the first is the baseline.
+
+    What is `forgotten` counts no more for what is normal among all agents of a server.
+    """
 
     __slots__ = (
         "after",
@@ -151,17 +165,23 @@ class Profile:
         "daily",
         "day",
         "everywhere",
+        "forgotten",
         "hours",
+        "kinds",
         "limits",
         "mass",
         "networks",
         "pairs",
         "partial",
         "past",
+        "rates",
+        "reference",
         "scores",
+        "since",
         "slots",
         "spare",
         "today",
+        "together",
         "tools",
         "unread",
         "version",
@@ -171,6 +191,8 @@ class Profile:
         """Know nothing."""
         self.networks: tuple[str, ...] = ()
         self.clients: tuple[str, ...] = ()
+        self.forgotten = False
+        self.together: tuple[str, ...] = ()
         self.hours = [0.0] * HOURS
         self.calm_hour = -1.0
         self.ceiling: tuple[float, float] | None = None
@@ -178,6 +200,8 @@ class Profile:
         self.partial = False
         self.past: Today | None = None
         self.daily: dict[str, list[float]] = {"calls": [0.0, 0.0, 0.0], "bytes": [0.0, 0.0, 0.0]}
+        self.reference = Reference()
+        self.rates = [[0.0] * LEVELS, [0.0] * LEVELS]
         self.at = 0.0
         self.day, self.mass, self.born = 0, 0.0, NEVER
         self.scores: list[float] = []
@@ -186,6 +210,8 @@ class Profile:
         self.unread = AGAIN
         self.calls = 0.0
         self.tools: dict[str, Seen] = {}
+        self.kinds: dict[str, Seen] = {}
+        self.since = NEVER
         self.after: dict[str, float] = {}
         self.pairs: dict[tuple[str, str], float] = {}
         self.slots: dict[str, Slot] = {}
@@ -197,13 +223,14 @@ class Profile:
         empty.partial = True
         empty.born, empty.at, empty.day, empty.mass = self.born, self.at, self.day, self.mass
         empty.spare, empty.limits, empty.unread = self.spare, self.limits, 0
+        empty.since = self.since
         return empty
 
     # -------------------------------------------------------------- the fold
 
     def full(self, day: int) -> bool:
         """Whether this day has taught all it may."""
-        return self.mass >= DAILY and day & _DAYS == self.day
+        return self.mass >= DAILY and day & DAYS == self.day
 
     def learn(self, lesson: Lesson, known: Profile) -> None:
         """Fold one executed call. `known` is the whole profile where this one holds only what is new since a while.
@@ -212,7 +239,7 @@ class Profile:
         """
         self.version += 1
         self.decay(lesson.now)
-        day = lesson.day & _DAYS
+        day = lesson.day & DAYS
         if self.born == NEVER:
             self.born = day
         if day != self.day:
@@ -281,9 +308,10 @@ class Profile:
             return
         self.calls *= factor
         self.hours = [count * factor for count in self.hours]
+        self.rates = [[days * factor for days in one] for one in self.rates]
         self.ceiling = None
         self.daily = {kind: [one * factor for one in stats] for kind, stats in self.daily.items()}
-        for seen in (*self.tools.values(), *self.everywhere.values()):
+        for seen in (*self.tools.values(), *self.kinds.values(), *self.everywhere.values()):
             seen.count *= factor
         self.after = {key: count * factor for key, count in self.after.items()}
         self.pairs = {key: kept for key, count in self.pairs.items() if (kept := count * factor) > LEAST}
@@ -309,6 +337,33 @@ class Profile:
             for slot in self.slots.values():
                 for digest in [one for one in slot.values if one not in self.everywhere]:
                     del slot.values[digest]
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """Calls (decayed) by tool."""
+        return {name: seen.count for name, seen in self.tools.items()}
+
+    def note_kinds(self, did: Iterable[str], day: int, *, vouched: bool) -> None:
+        """Count a call that does these kinds of things; they may be counted `since` later than the rest."""
+        day &= DAYS
+        if self.since == NEVER:
+            self.since = day
+        for kind in did:
+            seen = self.kinds.setdefault(kind, Seen())
+            seen.note(1.0, day, self.since)
+            seen.trusted |= vouched
+        if len(self.kinds) > KINDS:
+            _forget(self.kinds, KINDS * 3 // 4)
+
+    def knows(self, kind: str) -> bool:
+        """Whether a kind is out of quarantine."""
+        seen = self.kinds.get(kind)
+        return seen is not None and seen.trusted
+
+    def late(self, day: int) -> bool:
+        """Whether kinds and rates were not counted from the beginning, and for too short a time to know what is new."""
+        began_late = self.born != NEVER and self.since > self.born
+        return began_late and (day & DAYS) - self.since < BELIEVED
 
     # -------------------------------------------------------------- days, networks, clients
 
@@ -351,6 +406,13 @@ class Profile:
         self.networks = networks
         return True
 
+    def with_pair(self, networks: str) -> bool:
+        """Know that it is used from these two networks at once. True when that was not known."""
+        if networks in self.together:
+            return False
+        self.together = (*self.together, networks)[-TOGETHER:]
+        return True
+
     # -------------------------------------------------------------- joining
 
     def add(self, other: Profile) -> None:
@@ -360,6 +422,9 @@ class Profile:
         self.decay(late)
         other.decay(late)
         self.at = late
+        self.reference.add(other.reference)
+        if other.partial and not self.partial:  # what is new since the last time; a whole profile brings its own
+            self.reference.fold(other.counts, other.scores, late)
         for network in other.networks:
             self.with_network(network)
         for client in other.clients:
@@ -372,6 +437,7 @@ class Profile:
         self.day, self.mass = max((self.day, self.mass), (other.day, other.mass))
         for name, seen in other.tools.items():
             self.tools.setdefault(name, Seen()).join(seen, self.born)
+        self._add_kinds(other)
         for digest, seen in other.everywhere.items():
             self.everywhere.setdefault(digest, Seen()).join(seen, self.born)
         for before, count in other.after.items():
@@ -385,8 +451,22 @@ class Profile:
                 mine.values.setdefault(digest, Seen()).join(seen, self.born)
         self._bound()
 
+    def _add_kinds(self, other: Profile) -> None:
+        self.since = min(self.since, other.since)
+        for name, seen in other.kinds.items():
+            self.kinds.setdefault(name, Seen()).join(seen, self.since)
+        if len(self.kinds) > KINDS:
+            _forget(self.kinds, KINDS * 3 // 4)
+
     def _add_days(self, other: Profile) -> None:
+        self.forgotten |= other.forgotten
+        for networks in other.together:
+            self.with_pair(networks)
         self.hours = [mine + theirs for mine, theirs in zip(self.hours, other.hours, strict=True)]
+        self.rates = [
+            [mine + theirs for mine, theirs in zip(own, new, strict=True)]
+            for own, new in zip(self.rates, other.rates, strict=True)
+        ]
         self.ceiling, self.calm_hour = None, -1.0
         for kind, stats in other.daily.items():
             self.daily[kind] = [mine + theirs for mine, theirs in zip(self.daily[kind], stats, strict=True)]

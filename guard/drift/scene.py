@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import Final, NamedTuple
 
-from guard.drift.activity import Activity
 from guard.drift.effect import destination
-from guard.drift.observation import Observation
+from guard.drift.observation import TELLING, Observation
 from guard.drift.profile import Profile, Slot
 from guard.drift.values import Value
 
@@ -24,8 +23,6 @@ PEERS: Final = 0.5
 """What a value counts that only its peers use there, for an agent with a long history of its own."""
 GROWN: Final = 60.0
 """Calls of history with which that counts half as much: what is normal for a newcomer is what its peers do."""
-LOOKED: Final = 16
-"""New values of one call that are looked for in results; what comes after them counts as found, if there were any."""
 SHORTEST: Final = 4
 """Characters of a value whose origin is looked for; shorter ones stand in every text."""
 
@@ -34,56 +31,50 @@ class News:
     """What is new among the values of one call; each part names the path of its strongest value."""
 
     __slots__ = (
-        "apart",
+        "brought",
         "destination",
         "destination_at",
-        "looked",
         "new",
-        "origins",
         "slot",
+        "sought",
         "surprise",
         "surprise_at",
-        "values",
     )
 
     def __init__(self) -> None:
-        self.values, self.looked, self.new = 0, 0, 0.0
-        self.surprise = self.destination = 0.0
+        self.new = self.surprise = self.destination = 0.0
         self.surprise_at = self.destination_at = ""
         self.slot: Slot | None = None
-        self.origins: dict[str, tuple[float, str]] = {}
-        self.apart = False
+        self.brought: list[int] = []
+        """The hashes of the new values."""
+        self.sought: list[tuple[str, float, str]] = []
+        """What may have stood in a result: its text, how new it is, and its path."""
 
 
 class Scene(NamedTuple):
-    """A call, the agent's profile, the profile of all agents of its server, and the activity so far."""
+    """A call, the agent's profile, and the profile of all agents of its server."""
 
     seen: Observation
     own: Profile
     peers: Profile
-    activity: Activity
 
-    def news(self) -> News:
-        """Look at every value once."""
-        found, used = News(), self.activity.used
-        related = False
-        for value in self.seen.values:
-            if len(value.text) >= SHORTEST - 1:
-                found.values += 1
-                related = related or value.digest in used or (value.parent != 0 and value.parent in used)
-            self._look(value, found)
-        found.apart = bool(found.values and self.activity.calls and not related)
+    def news(self) -> News | None:
+        """Look at every value once; None when each is known at its place."""
+        found, slots = None, self.own.slots
+        for key, digest, value in self.seen.places:
+            slot = slots.get(key)
+            if slot is None or (known := slot.values.get(digest)) is None or not known.trusted:
+                found = found or News()
+                self._look(value, slot, self.peers.slots.get(key), found)
         return found
 
-    def _look(self, value: Value, found: News) -> None:
-        key = self.seen.tool + value.path
-        slot, shared = self.own.slots.get(key), self.peers.slots.get(key)
-        if slot is not None and (seen := slot.values.get(value.digest)) is not None and seen.trusted:
-            return
+    def _look(self, value: Value, slot: Slot | None, shared: Slot | None, found: News) -> None:
+        """A value the agent is not known to use here: how new it is, and where it came from."""
+        found.brought.append(value.digest)
         theirs = shared.values.get(value.digest) if shared is not None else None
         novelty = self._novelty(value)
         close = foreign(self.own) if theirs is not None and theirs.trusted else 1.0
-        if len(value.text) >= SHORTEST - 1:
+        if len(value.text) >= TELLING:
             found.new += close
         surprise = -math.log(max(_rate(slot, shared), LEAST)) * novelty * close
         if surprise > found.surprise:
@@ -93,10 +84,7 @@ class Scene(NamedTuple):
         novelty *= close
         if novelty > found.destination and destination(value.path):
             found.destination, found.destination_at = novelty, value.path
-        found.looked += 1
-        origin = self.activity.origin(value.text) if found.looked <= LOOKED or not self.activity.reads else "prose"
-        if origin and novelty > found.origins.get(origin, (0.0, ""))[0]:
-            found.origins[origin] = novelty, value.path
+        found.sought.append((value.text, novelty, value.path))
 
     def _novelty(self, value: Value) -> float:
         """1 for a value the agent never used anywhere; less when it, or what it belongs to, is known."""

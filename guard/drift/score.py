@@ -7,16 +7,22 @@ file `weights.json`, fitted on open recordings only and frozen.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from operator import itemgetter
 from typing import Final, NamedTuple
 
 from guard.drift import arguments, provenance, sequence, tools
-from guard.drift.observation import Measure
+from guard.drift.activity import Activity
+from guard.drift.observation import Measure, Observation
+from guard.drift.profile import Profile
 from guard.drift.scene import Scene
 
 FORMAT: Final = 2
+BROUGHT: Final = "brought_before"
+_BROUGHT: Final = "a new value of an earlier call, which would have scored {:.2f} here"
+"""A call is no less doubtful than the one that brought its value: what follows from a doubtful step is no step back."""
 LEVELS: Final = ("reads", "changes", "hurts", "destroys")
 
 
@@ -56,27 +62,74 @@ def shipped() -> Weights:
     return Weights(data["version"], units, tuple(data["can"][level] for level in LEVELS))
 
 
-def measures(scene: Scene) -> list[Measure]:
-    """What every signal of intent says about the call."""
-    likely = tools.probability(scene)
-    news = scene.news()
-    found = [*tools.measure(scene, likely), sequence.measure(scene, likely)]
-    arguments.measure(news, found)
-    provenance.measure(scene, news, found)
-    return found
+class Base:
+    """What a call scores by two profiles, in whatever activity it comes: valid until one of the profiles changes."""
 
+    __slots__ = ("_likely", "_news", "_parts", "_scene", "_steps", "_total", "_versions", "_weights")
 
-def score(scene: Scene, weights: Weights) -> tuple[float, list[Measure]]:
-    """The score and what each measure adds to it in nats, in no order; what adds nothing is left out."""
-    total, parts = 0.0, []
-    can, units = weights.can[scene.seen.can], weights.units
-    for name, value, form, known in measures(scene):
-        weight, most = units[name]
-        nats = weight * (value if value < most else most) * can  # noqa: FURB136 - what is no number is not below
-        if nats > 0:
-            total += nats
-            parts.append((name, nats, form, known))
-    return total, parts
+    def __init__(self, scene: Scene, weights: Weights) -> None:
+        """Ask the signals that look at profiles alone."""
+        found: list[Measure] = []
+        self._scene, self._weights = scene, weights
+        self._versions = scene.own.version, scene.peers.version
+        self._likely = tools.measure(scene, found)
+        self._news = scene.news()
+        if self._news is not None:
+            arguments.measure(scene.seen, self._news, found)
+        self._total, self._parts = self._add(found, 0.0, [])
+        self._steps: dict[tuple[str, bool], tuple[float, list[Measure]]] = {}
+
+    def holds(self, seen: Observation, own: Profile, peers: Profile) -> bool:
+        """Whether this is the same call, and nothing was learnt since."""
+        was, (mine, theirs) = self._scene, self._versions
+        return (
+            was.seen is seen
+            and was.own is own
+            and was.peers is peers
+            and mine == own.version
+            and theirs == peers.version
+        )
+
+    def score(self, activity: Activity) -> tuple[float, list[Measure]]:
+        """The score and what each measure adds to it in nats, in no order; what adds nothing is left out."""
+        key = activity.before, activity.reads > 0
+        total, parts = self._steps.get(key) or self._step(key)
+        seen, news = self._scene.seen, self._news
+        apart = seen.telling > 0 and activity.calls > 0 and activity.used.isdisjoint(seen.told)
+        found = [arguments.APART] if apart else []
+        if news is not None and activity.reads:
+            provenance.measure(news, activity, found, apart=apart)
+        if found:
+            total, parts = self._add(found, total, [*parts])
+        if news is None or not activity.brought:
+            return total, parts
+        before = max([activity.brought.get(one, 0.0) for one in news.brought]) * self._weights.can[seen.can]
+        return (before, [*parts, (BROUGHT, before - total, _BROUGHT, (before,))]) if before > total else (total, parts)
+
+    def doubt(self, total: float) -> tuple[Sequence[int], float]:
+        """The hashes of the call's new values, and what its score would be if it could hurt."""
+        news, can = self._news, self._scene.seen.can
+        return ((), 0.0) if news is None or can == 0 else (news.brought, total / self._weights.can[can])
+
+    def _step(self, key: tuple[str, bool]) -> tuple[float, list[Measure]]:
+        """The same as it comes after this tool, and (True) after a result was read."""
+        before, read = key
+        found = [sequence.measure(self._scene, before, self._likely)]
+        if read:
+            found.append(provenance.AFTER)
+        step = self._steps[key] = self._add(found, self._total, [*self._parts])
+        return step
+
+    def _add(self, found: list[Measure], total: float, parts: list[Measure]) -> tuple[float, list[Measure]]:
+        """Weigh what was found, and add it to a score."""
+        can, units = self._weights.can[self._scene.seen.can], self._weights.units
+        for name, value, form, known in found:
+            weight, most = units[name]
+            nats = weight * (value if value < most else most) * can  # noqa: FURB136 - what is no number is not below
+            if nats > 0:
+                total += nats
+                parts.append((name, nats, form, known))
+        return total, parts
 
 
 def factors(parts: list[Measure]) -> tuple[Factor, ...]:

@@ -11,9 +11,9 @@ from guard.drift.scene import Scene
 K: Final = 4.0
 
 
-def measure(scene: Scene, likely: float) -> Measure:
+def measure(scene: Scene, before: str, likely: float) -> Measure:
     """How surprising the step is, in nats: pairs of the agent, then of its peers, then the tool alone (`likely`)."""
-    before, own, peers = scene.activity.before, scene.own, scene.peers
+    own, peers = scene.own, scene.peers
     pair = before, scene.seen.tool
     theirs = (peers.pairs.get(pair, 0.0) + K * likely) / (peers.after.get(before, 0.0) + K)
     count, times = own.pairs.get(pair, 0.0), own.after.get(before, 0.0)

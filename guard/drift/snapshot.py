@@ -10,11 +10,12 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
-from guard.drift.profile import HOURS, SCORES, START, Profile, Seen, Slot, Today
+from guard.drift.profile import HOURS, LEVELS, NEVER, SCORES, START, Profile, Seen, Slot, Today
+from guard.drift.reference import BINS, Reference
 from guard.model import Json
 
 VERSION: Final = 2
@@ -41,7 +42,11 @@ def dump(profile: Profile) -> str:
     rows.append(_pack(rest))
     counts: dict[str, Json] = {
         "clients": list(profile.clients),
+        "together": list(profile.together),
         "hours": [round(count, 2) for count in profile.hours],
+        "forgotten": profile.forgotten,
+        "slow": profile.reference.rows(),
+        "rates": [[round(days, 2) for days in one] for one in profile.rates],
         "daily": {kind: [round(one, 4) for one in stats] for kind, stats in profile.daily.items()},
         "today": [today.day, today.calls, today.bytes, today.allowance["calls"], today.allowance["bytes"]],
         "at": profile.at,
@@ -49,9 +54,9 @@ def dump(profile: Profile) -> str:
         "born": profile.born,
         "calls": round(profile.calls, 2),
         "scores": [round(one, 2) for one in profile.scores],
-        "tools": [
-            [name, round(s.count, 2), s.first, s.last | s.trusted * _TRUSTED] for name, s in profile.tools.items()
-        ],
+        "tools": _rows(profile.tools),
+        "kinds": _rows(profile.kinds),
+        "since": profile.since,
         "pairs": [
             [index.get(a, -1), index[b], round(count, 2)] for (a, b), count in profile.pairs.items() if b in index
         ],
@@ -82,7 +87,9 @@ def load(snapshot: str) -> Profile:
         if version == VERSION:
             counts = zlib.decompressobj()
             text = counts.decompress(base64.b85decode(data["counts"]), LARGEST)
-            _fill(profile, json.loads(text), base64.b85decode(data["values"]))
+            found = json.loads(text)
+            _fill_later(profile, found)
+            _fill(profile, found, base64.b85decode(data["values"]))
     except (zlib.error, KeyError, TypeError, IndexError, AttributeError, struct.error) as error:
         message = f"not a drift profile of version {VERSION}"
         raise ValueError(message) from error
@@ -101,8 +108,24 @@ def _names(value: Json, version: Json) -> list[str]:
     return names
 
 
+def _fill_later(profile: Profile, data: Mapping[str, Any]) -> None:
+    """What snapshots of this version did not always hold."""
+    for networks in _names(data.get("together", []), VERSION):
+        profile.with_pair(networks)
+    _seen(data.get("kinds", []), profile.kinds)
+    profile.since = int(data.get("since", NEVER))
+    profile.forgotten = data.get("forgotten") is True
+    if "slow" in data:
+        profile.reference = _slow(*data["slow"])
+    if "rates" in data:
+        fast, slow = ([_number(days) for days in one] for one in data["rates"])
+        if len(fast) != LEVELS or len(slow) != LEVELS:
+            raise TypeError
+        profile.rates = [fast, slow]
+
+
 def _fill(profile: Profile, data: Mapping[str, Any], packed: bytes) -> None:
-    names, values = [], _unpack(packed)
+    values = _unpack(packed)
     for client in _names(data["clients"], VERSION):
         profile.with_client(client)
     if len(data["hours"]) != HOURS:
@@ -116,9 +139,8 @@ def _fill(profile: Profile, data: Mapping[str, Any], packed: bytes) -> None:
     at, mass, spare = data["day"]
     profile.day, profile.mass, profile.spare = int(at), _number(mass), _number(spare)
     profile.scores = [_number(one) for one in data["scores"]][-SCORES:]
-    for name, count, first, last in data["tools"]:
-        names.append(name)
-        profile.tools[name] = Seen(_number(count), first, last & _NO_FLAG, trusted=bool(last & _TRUSTED))
+    _seen(data["tools"], profile.tools)
+    names = [*profile.tools]
     for before, tool, count in data["pairs"]:
         key = names[before] if before >= 0 else START, names[tool]
         profile.pairs[key] = _number(count)
@@ -132,6 +154,25 @@ def _fill(profile: Profile, data: Mapping[str, Any], packed: bytes) -> None:
             profile.everywhere.setdefault(digest, Seen()).join(seen, profile.born)
     for digest, seen in values:
         profile.everywhere.setdefault(digest, Seen()).join(seen, profile.born)
+
+
+def _slow(at: float, begun: float, told: int, tools: list[tuple[str, float]], scores: list[float]) -> Reference:
+    found = Reference()
+    found.at, found.begun, found.told = _number(at), _number(begun), int(told)
+    found.tools = {name: _number(count) for name, count in tools}
+    if len(scores) != BINS:
+        raise TypeError
+    found.scores = [_number(count) for count in scores]
+    return found
+
+
+def _rows(seen: Mapping[str, Seen]) -> list[Json]:
+    return [[name, round(s.count, 2), s.first, s.last | s.trusted * _TRUSTED] for name, s in seen.items()]
+
+
+def _seen(rows: Iterable[tuple[str, float, int, int]], into: dict[str, Seen]) -> None:
+    for name, count, first, last in rows:
+        into[name] = Seen(_number(count), first, last & _NO_FLAG, trusted=bool(last & _TRUSTED))
 
 
 def _number(value: float) -> float:

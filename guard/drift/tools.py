@@ -16,23 +16,19 @@ ONCE: Final = 0.7
 """What a tool counts that the agent used, but not yet long enough to be trusted."""
 
 
-def probability(scene: Scene) -> float:
-    """How likely a call of this agent is one of this tool."""
+def measure(scene: Scene, found: list[Measure]) -> float:
+    """Find `tool_new` when the agent never used it (less when its peers did), and `tool_rare` in nats.
+
+    Gives how likely a call of this agent is one of this tool.
+    """
     own, peers, tool = scene.own, scene.peers, scene.seen.tool
-    theirs, mine = peers.tools.get(tool), own.tools.get(tool)
-    base = ((theirs.count if theirs else 0.0) + K * FLOOR) / (peers.calls + K)
-    return ((mine.count if mine else 0.0) + K * base) / (own.calls + K)
-
-
-def measure(scene: Scene, likely: float) -> tuple[Measure, ...]:
-    """`tool_new` when the agent never used it (less when its peers did); `tool_rare` in nats."""
-    tool, own = scene.seen.tool, scene.own
-    mine, theirs = own.tools.get(tool), scene.peers.tools.get(tool)
-    times = mine.count if mine else 0.0
-    rare = "tool_rare", -math.log(likely), "{}: {:.0f} of {:.0f} calls", (tool, times, own.calls)
-    if mine is not None and mine.trusted:
-        return (rare,)
-    new = foreign(own) if theirs is not None and theirs.trusted else 1.0
-    said = "{}: {:.0f} of {:.0f} calls, {:.0f} of {:.0f} on this server"
-    known = tool, times, own.calls, theirs.count if theirs else 0.0, scene.peers.calls
-    return ("tool_new", new * (ONCE if mine else 1.0), said, known), rare
+    mine, theirs = own.tools.get(tool), peers.tools.get(tool)
+    times, others = mine.count if mine else 0.0, theirs.count if theirs else 0.0
+    likely = (times + K * ((others + K * FLOOR) / (peers.calls + K))) / (own.calls + K)
+    if mine is None or not mine.trusted:
+        new = foreign(own) if theirs is not None and theirs.trusted else 1.0
+        said = "{}: {:.0f} of {:.0f} calls, {:.0f} of {:.0f} on this server"
+        known = tool, times, own.calls, others, peers.calls
+        found.append(("tool_new", new * (ONCE if mine else 1.0), said, known))
+    found.append(("tool_rare", -math.log(likely), "{}: {:.0f} of {:.0f} calls", (tool, times, own.calls)))
+    return likely

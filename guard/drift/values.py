@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from hashlib import blake2b
+from string import ascii_uppercase, digits
 from typing import Final, NamedTuple
 
 from guard.model import Json
@@ -57,6 +58,9 @@ EVERYBODY: Final = frozenset(
 _URL: Final = re.compile(r"https?://[^\s'\",)>\]]{1,200}")
 _WWW: Final = re.compile(r"www\.[^\s'\",)>\]]{1,200}")
 _ACCOUNT: Final = re.compile(r"[A-Z](?<!\w[A-Z])[A-Z]\d{6,32}\w{0,32}")
+_SHAPES: Final = bytes.maketrans((ascii_uppercase + digits).encode(), b"A" * 26 + b"0" * 10)
+_SHAPE: Final = b"AA000000"
+"""What every account has in it, letters and digits made the same: far cheaper to look for than the pattern."""
 _PATH: Final = re.compile(r"/[\w.-]{1,64}(?:/[\w.-]{1,64}){1,7}")
 _NAME: Final = re.compile(r"[\w.+-]{1,64}")
 _DOMAIN: Final = re.compile(r"[\w-]{1,64}(?:\.[\w-]{1,32})+")
@@ -80,12 +84,12 @@ class Hasher:
     def __init__(self, key: bytes) -> None:
         """Hash under `key` (at most 64 bytes)."""
         self._base = blake2b(key=key, digest_size=8)
-        self.digests = lru_cache(maxsize=8192)(self._digests)
-        """The hash of a normalised text, and of what it belongs to (0: nothing)."""
+        self.value = lru_cache(maxsize=8192)(self._value)
+        """The value of a path and a normalised text."""
 
-    def _digests(self, text: str) -> tuple[int, int]:
+    def _value(self, path: str, text: str) -> Value:
         above = parent(text)
-        return self._digest(text), self._digest(above) if above else 0
+        return Value(path, text, self._digest(text), self._digest(above) if above else 0)
 
     def _digest(self, text: str) -> int:
         state = self._base.copy()
@@ -130,23 +134,19 @@ def values(arguments: Mapping[str, Json], hasher: Hasher) -> tuple[Value, ...]:
     for path, text in leaves(arguments):
         if len(found) >= LEAVES:
             break
-        plain = text[: SHORT * 2].strip().lower()
-        if len(text) > SHORT or plain.count(" ") >= WORDS:
-            found += [Value(path + "#", entity, *hasher.digests(entity)) for entity in entities(text)]
-        elif plain:
-            found.append(Value(path, plain, *hasher.digests(plain)))
+        if len(text) <= SHORT and (plain := text.strip().lower()).count(" ") < WORDS:
+            if plain:
+                found.append(hasher.value(path, plain))
+        else:
+            found += [hasher.value(path + "#", entity) for entity in entities(text)]
     return tuple(found)
-
-
-def touched(found: tuple[Value, ...]) -> tuple[int, ...]:
-    """The hashes of values, and of what they belong to."""
-    return tuple({digest for value in found for digest in (value.digest, value.parent) if digest})
 
 
 def entities(text: str) -> list[str]:
     """Addresses, URLs, accounts and paths in the first `READ` characters of a text, in lower case, each once."""
-    text = text[:READ]
-    found = [(one.start(), one[0]) for one in _ACCOUNT.finditer(text)]
+    text, found = text[:READ], list[tuple[int, str]]()
+    if not text.isascii() or _SHAPE in text.encode().translate(_SHAPES):
+        found += [(one.start(), one[0]) for one in _ACCOUNT.finditer(text)]
     for sign, pattern in _SIGNS:
         if sign in text:  # far cheaper than to try a pattern at every place
             found += [(one.start(), one[0]) for one in pattern.finditer(text)]

@@ -88,6 +88,6 @@ def decode(text: str) -> bytes:
         raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise ProofInvalidError(detail="the signature is not base64") from error
-    if base64.b64encode(raw).decode("ascii") != text:
+    if base64.b64encode(raw).decode() != text:
         raise ProofInvalidError(detail="the signature is not canonical base64")
     return raw

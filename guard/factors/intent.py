@@ -74,7 +74,7 @@ def intent_factor(
         attestation=attestation,
         public={
             "algorithm": ALGORITHM,
-            "spki": base64.b64encode(encoded).decode("ascii"),
+            "spki": base64.b64encode(encoded).decode(),
             "agents": list(agents),
             "servers": list(servers),
         },
@@ -319,10 +319,10 @@ class IntentFactor:
 
 def envelope(payload: bytes, signature: bytes, key: str) -> dict[str, Json]:
     """A signed payload in the JSON form of DSSE; `key` is the thumbprint of the key."""
-    signed = {"keyid": key, "sig": base64.b64encode(signature).decode("ascii")}
+    signed = {"keyid": key, "sig": base64.b64encode(signature).decode()}
     return {
         "payloadType": CONTENT_TYPE,
-        "payload": base64.b64encode(payload).decode("ascii"),
+        "payload": base64.b64encode(payload).decode(),
         "signatures": [signed],
     }
 

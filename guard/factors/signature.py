@@ -43,7 +43,7 @@ def workload_factor(*, identifier: str, subject: str, spki: bytes, attestation: 
         subject=subject,
         created=now,
         attestation=attestation,
-        public={"algorithm": ALGORITHM, "spki": base64.b64encode(encoded).decode("ascii")},
+        public={"algorithm": ALGORITHM, "spki": base64.b64encode(encoded).decode()},
     )
 
 

@@ -74,7 +74,7 @@ class TotpFactor:
             subject=subject,
             created=now,
             public={"algorithm": "SHA1", "digits": 6, "period": 30},
-            secret=self._sealer.seal(secret.encode("ascii"), identifier.encode()),
+            secret=self._sealer.seal(secret.encode(), identifier.encode()),
         )
         self._factors.add(factor)
         for old in earlier:
@@ -134,7 +134,7 @@ class TotpFactor:
 
     def _step(self, factor: Factor, code: str, now: float) -> int | None:
         """The time step the code belongs to, None when it belongs to none that is current."""
-        secret = self._sealer.unseal(factor.secret, factor.id.encode()).decode("ascii")
+        secret = self._sealer.unseal(factor.secret, factor.id.encode()).decode()
         if not _CODE.fullmatch(code):
             return None
         try:

@@ -113,17 +113,13 @@ class KeyIdentifier:
             raise IdentityError(detail="the key has expired")
         return known.principal
 
-    async def recheck(self, principal: Principal) -> None:
-        """Look again, past the cache, whether the key behind this principal still holds.
+    def recheck(self, principal: Principal) -> None:
+        """Look again, past the cache, whether the key behind this principal still holds; blocks.
 
         Raises:
             IdentityError: it was revoked or expired meanwhile, or says something else about the agent now.
             StoreUnavailableError: the key cannot be looked up.
         """
-        await anyio.to_thread.run_sync(self._recheck, principal)
-
-    def _recheck(self, principal: Principal) -> None:
-        """Ask the store, in a worker thread."""
         agent = self._store.agents.get(principal.subject)
         if agent is None or agent.revoked:
             raise IdentityError(detail=f"agent {principal.subject} is revoked")

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from guard.errors import GuardError, NotFoundError
+from guard.identity.forgetting import forget
 from guard.identity.keys import key_digest, new_key
 from guard.model import Json
 from guard.ports import Agent, Approver, Clock, Credential, Ledger, Store
@@ -78,23 +79,29 @@ class Lifecycle:
         fields: dict[str, Json] = {"agent": name, "groups": [], "claims": {}}
         self._ledger.append("agent.described", fields | _recorded(*described))
 
-    def rotate_agent(self, name: str, *, overlap: float = 60.0) -> str:
+    def rotate_agent(self, name: str, *, overlap: float = 60.0, forgetting: bool = False) -> str:
         """Issue a new key; the old ones end `overlap` seconds from now. Returns the new key.
+
+        `forgetting`: what the old ones taught is no longer normal for the agents of a server either.
 
         Raises:
             NotFoundError: there is no live agent of this name.
         """
         self.live_agent(name)
         now = self._clock.now()
+        old = [one.thumbprint for one in self._store.agents.credentials(name)]
         key, credential = self._issue(name, now)
         self._store.agents.expire_credentials(name, now + overlap, but=credential.digest)
         self._ledger.append(
-            "agent.rotated", {"agent": name, "credential": credential.thumbprint, "overlap_seconds": overlap}
+            "agent.rotated",
+            {"agent": name, "credential": credential.thumbprint, "overlap_seconds": overlap, "forgetting": forgetting},
         )
+        if forgetting:
+            forget(self._store, old)
         return key
 
     def revoke_agent(self, name: str) -> None:
-        """Revoke an agent, every key and every factor of it, at once and for good.
+        """Revoke an agent, every key and every factor of it, at once and for good, and forget what it taught others.
 
         Raises:
             NotFoundError: there is no live agent of this name.
@@ -103,6 +110,7 @@ class Lifecycle:
             raise NotFoundError(f"there is no live agent {name}")
         self._revoke_factors(name)
         self._ledger.append("agent.revoked", {"agent": name})
+        forget(self._store, [one.thumbprint for one in self._store.agents.credentials(name)])
 
     def live_agent(self, name: str) -> Agent:
         """The agent of this name.

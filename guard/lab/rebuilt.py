@@ -1,8 +1,9 @@
 """Profiles learnt anew from the ledger, for keys whose profile was lost.
 
-The ledger keeps no argument in clear, so what comes back is who calls from where, when and how much, which tools in
-which order. Values of arguments, and with them the scores that set a threshold, are learnt anew by later calls: until
-then the key is held against the agents of its server, like a new one, but not a thief's network for its own.
+The ledger keeps no argument in clear, so what comes back is who calls from where, when, how much and how fast, which
+tools in which order. Values of arguments, and with them the scores that set a threshold, are learnt anew by later
+calls: until then the key is held against the agents of its server, like a new one, but not a thief's network for its
+own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from guard.drift.hours import HourSignal
 from guard.drift.network import NetworkSignal
 from guard.drift.profile import Profile
 from guard.drift.profiles import Profiles, peers_of
+from guard.drift.rate import RateSignal
 from guard.drift.volume import VolumeSignal
 from guard.model import Call, Classification, Principal, ProofClass, Sensitivity, Source
 
@@ -41,6 +43,7 @@ def rebuilt(entries: Iterable[Entry], keys: Collection[str]) -> dict[str, tuple[
         [NetworkSignal(profiles), HourSignal(profiles), ClientSignal(profiles)],
         Behaviour(profiles, b""),
         VolumeSignal(profiles),
+        rate=RateSignal(profiles),
     )
     for key in keys:
         profiles.load(key, None)

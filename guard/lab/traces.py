@@ -16,11 +16,14 @@ from typing import Any, NamedTuple
 from guard.config import Config
 from guard.drift.activity import Activity
 from guard.drift.behaviour import Assessment, Behaviour, plain
+from guard.drift.escalation import EscalationSignal
+from guard.drift.profile import DAY
 from guard.drift.profiles import Profiles, peers_of
-from guard.model import Band, Call, Classification, Json, Principal, Source
+from guard.model import Band, Call, Classification, Finding, Json, Principal, Source
 from guard.policy.classify import PolicySet, classify
 from guard.policy.directory import PolicyDirectory
 from guard.requirement import required
+from guard.wire.canonical import digest
 
 
 class Replay:
@@ -36,18 +39,20 @@ class Replay:
         self._behaviour = Behaviour(self._profiles, b"", budget=config.drift.budget)
         self._policies = PolicyDirectory(config.policies).load() if config.policies.is_dir() else PolicySet()
         self._irreversible = config.irreversible
+        self._escalation = EscalationSignal(self._profiles, config.irreversible)
+        self._asked = 0
         self._days: dict[str, int] = {}
 
     def learn(self, calls: list[dict[str, Any]]) -> None:
         """Learn one session that was executed and unchallenged."""
         identity, server = calls[0]["identity"], calls[0]["server"]
-        day = self._days[identity] = self._days.get(identity, -1) + 1
-        for one in self._judged(calls, lesson=True):
+        day = self._next_day(identity)
+        for one in self._judged(calls, day, lesson=True):
             self._behaviour.teach(identity, server, one.found, now=0.0, day=day)
 
     def score(self, calls: list[dict[str, Any]]) -> Iterator[dict[str, Json]]:
         """One line for each call of a session; `requirement` where the server's owner tagged its tools."""
-        for one in self._judged(calls, lesson=False):
+        for one in self._judged(calls, self._next_day(calls[0]["identity"]), lesson=False):
             line: dict[str, Json] = {
                 "session": one.line["session"],
                 "seq": one.line["seq"],
@@ -59,7 +64,7 @@ class Replay:
                 ],
             }
             if one.tags is not None:
-                findings = self._behaviour.findings(one.found)
+                findings = self._behaviour.findings(one.found) + one.kinds
                 line["requirement"] = required(one.tags, findings, irreversible=self._irreversible)[0].label
             yield line
 
@@ -67,53 +72,63 @@ class Replay:
         """Bytes of an identity's snapshot."""
         return len(self._profiles.dump(identity))
 
-    def _judged(self, calls: list[dict[str, Any]], *, lesson: bool) -> Iterator[_Judged]:
+    def _next_day(self, identity: str) -> int:
+        day = self._days[identity] = self._days.get(identity, -1) + 1
+        return day
+
+    def _judged(self, calls: list[dict[str, Any]], day: int, *, lesson: bool) -> Iterator[_Judged]:
         """Judge the calls of a session one after the other; each result is seen only after its call was judged."""
         activity = Activity(plain)
         for line in calls:
-            identity, server, tool, arguments = (
-                line["identity"],
-                line["server"],
-                line["tool"],
-                line["arguments"] or {},
-            )
+            identity, server = line["identity"], line["server"]
+            self._asked += 1
+            call = _call(line, str(self._asked), day)
             for key in (identity, peers_of(server)):
                 if key not in self._profiles:
                     self._profiles.load(key, None)
-            tags = self._tags(line) if server in self._policies.policies else None
+            tags = classify(self._policies, call, now=0.0) if server in self._policies.policies else None
             start = time.thread_time()
-            seen = self._behaviour.observe(server, tool, arguments, tags)
+            kinds = self._escalation.assess(call, tags) if tags is not None else ()
+            seen = self._behaviour.observed(call, tags)
             found = self._behaviour.judge(identity, server, seen, activity, lesson=lesson)
             took = time.thread_time() - start
-            yield _Judged(line, tags, found, took)
-            activity.called(seen)
+            yield _Judged(line, tags, found, took, kinds)
+            self._escalation.learn(call, frozenset(), challenged=not lesson)
+            activity.called(seen, found.brought, found.doubt)
             activity.showed((line["result_text"] or "").encode("utf-8", "surrogatepass"))
-
-    def _tags(self, line: dict[str, Any]) -> Classification:
-        call = Call(
-            id="",
-            principal=Principal(subject=line["identity"], credential=line["identity"]),
-            source=Source(transport="http"),
-            server=line["server"],
-            method="tools/call",
-            kind="tool",
-            name=line["tool"],
-            arguments=line["arguments"] or {},
-            canonical="",
-            definition="",
-            digest="",
-            received=0.0,
-        )
-        return classify(self._policies, call, now=0.0)
 
 
 class _Judged(NamedTuple):
-    """A line of a recording, its tags (None: nobody tagged the server), its assessment, and the seconds it took."""
+    """A line of a recording, its tags (None: nobody tagged the server), its assessment, and the seconds it took.
+
+    `kinds` are findings about what it does for the first time.
+    """
 
     line: dict[str, Any]
     tags: Classification | None
     found: Assessment
     took: float
+    kinds: tuple[Finding, ...]
+
+
+def _call(line: dict[str, Any], number: str, day: int) -> Call:
+    """The call of a line as the proxy would have read it."""
+    identity, server, name, arguments = line["identity"], line["server"], line["tool"], line["arguments"] or {}
+    text = json.dumps(arguments, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return Call(
+        id=number,
+        principal=Principal(subject=identity, credential=identity),
+        source=Source(transport="http"),
+        server=server,
+        method="tools/call",
+        kind="tool",
+        name=name,
+        arguments=arguments,
+        canonical=text,
+        definition="",
+        digest=digest(json.dumps([identity, server, name, text])),
+        received=day * DAY,
+    )
 
 
 def sessions(file: Path) -> Iterator[list[dict[str, Any]]]:

@@ -1,8 +1,8 @@
-"""Approved calls whose tool server asked for more input, and which therefore come back once more.
+"""Approved or limited calls whose tool server asked for more input, and which therefore come back once more.
 
 A tool server that needs input answers with a `requestState` of its own, and the client repeats the call with it. Such a
-repetition continues what was approved; it is not a new call. It is recognised by the hash of a state that this
-very call was answered with, runs once, and is judged anew: what was approved must still be enough.
+repetition continues what was approved; it is not a new call, and no limit counts it twice. It is recognised by the hash
+of a state that this very call was answered with, runs once, and is judged anew: what was approved must still be enough.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import anyio
@@ -26,13 +26,18 @@ _PATIENCE: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Continuation:
-    """A call that was forwarded on this grant, and is expected back."""
+    """A call that was forwarded on this grant, or needed none, and is expected back."""
 
     call_id: str
     credential: str
     digest: str
-    grant: Grant
+    grant: Grant | None
     expires: float
+
+    @property
+    def still(self) -> Grant | None:
+        """Its grant while it is under way, for another look at whether that is enough."""
+        return self.grant and replace(self.grant, expires=self.expires)
 
 
 class Continuations:
@@ -56,8 +61,8 @@ class Continuations:
             if not self._running[call.digest]:
                 del self._running[call.digest]
 
-    def remember(self, state: str, call: Call, grant: Grant, *, expires: float) -> None:
-        """The tool server answered this call, which ran on this grant, with `state`."""
+    def remember(self, state: str, call: Call, grant: Grant | None, *, expires: float) -> None:
+        """The tool server answered this call, which ran on this grant if it needed one, with `state`."""
         self._known[_key(call, state)] = Continuation(
             call_id=call.id, credential=call.principal.credential, digest=call.digest, grant=grant, expires=expires
         )

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final, assert_never
 
 import anyio
+import anyio.to_thread
 import structlog
 
 from guard import faults
@@ -34,6 +36,7 @@ from guard.model import (
 )
 from guard.policy.classify import PolicySet, classify
 from guard.ports import Clock, Identifier
+from guard.proxy import legs
 from guard.proxy.catalogue import Catalogue
 from guard.proxy.continuations import Continuation, Continuations
 from guard.proxy.exchange import Arrival, Ending, Exchange, Outcome
@@ -49,7 +52,7 @@ from guard.reasons import Code, Reason
 from guard.requirement import counterfactual
 from guard.stepup.ceremony import Ceremony
 from guard.wire.canonical import call_digest, canonical
-from guard.wire.message import Request, Response
+from guard.wire.message import Message, Request, Response
 from guard.wire.methods import resumes, target
 
 log = structlog.get_logger()
@@ -111,23 +114,27 @@ class Pipeline:
                 await self._memory.recall(arrival.principal, arrival.server)
                 await self._volumes.recall(arrival.principal.subject)
                 call = self._read(arrival)  # 1 read
-                kept = await self._withholding.find(call)  # nothing may wait from here to the count of a permitted call
-                judged = self._judge(call)  # 2 classify, 3 assess
+                kept = await self._withholding.find(call)
+                earlier = await self._earlier(
+                    call, arrival.message
+                )  # nothing may wait from here to a permitted call's count
+                judged = self._judge(call, limits=earlier is None)  # 2 classify, 3 assess
                 leg = self._pausing.resume(arrival, judged.call, exchange)
                 if kept is not None:  # it ran already, and its result waits
-                    asked = Asked(judged=judged, arrival=arrival, exchange=exchange, judge=self._judge, leg=leg)
-                    await self._withholding.again(kept, asked)
+                    await self._withholding.again(kept, self._asked(judged, arrival, exchange, leg))
                     return
                 self._withholding.require_measurable(judged, arrival)
                 decision = self._decide(judged, ())  # 4 decide
                 self._journal.decided(judged, decision)  # 5 record
                 match decision:
                     case Permit():
-                        self._count(judged)
+                        self._count(judged, earlier)
                         await self._forward(judged, arrival, exchange)  # 7 forward, 8 conclude
                     case Challenge() | Deny() if self._watches(judged.call, decision):
-                        self._count(judged)
+                        self._count(judged, earlier)
                         await self._forward(judged, arrival, exchange, watched=True)  # on the record that says so
+                    case Challenge() if leg is None and resumes(arrival.message):
+                        await self._continue(judged, earlier, arrival, exchange)  # 7 and 8
                     case Challenge():
                         await self._step_up(judged, decision, arrival, exchange, leg)  # 6 step up, then 7 and 8
                     case Deny():
@@ -146,6 +153,10 @@ class Pipeline:
         finally:
             if judged is not None:
                 self._ended.discard(judged.call.id)
+                self._assessor.ended(judged.call)
+
+    def _asked(self, judged: Judged, arrival: Arrival, exchange: Exchange, leg: Leg | None = None) -> Asked:
+        return Asked(judged=judged, arrival=arrival, exchange=exchange, judge=self._judge, leg=leg)
 
     def refused(self, *, server: str, source: Source, principal: Principal | None, error: Exception) -> None:
         """Record a message that never became an `Arrival`."""
@@ -211,8 +222,15 @@ class Pipeline:
 
     # ------------------------------------------------------------------ 2 classify, 3 assess, 4 decide
 
-    def _judge(self, call: Call) -> Judged:
-        """What the owner's tags and the signals say about the call at this moment."""
+    async def _earlier(self, call: Call, message: Message) -> Continuation | None:
+        """The call that this one goes on with, because its tool server asked for more input; once."""
+        state = message.params.get("requestState") if isinstance(message, Request) else None
+        if not isinstance(state, str) or state.startswith(legs.PREFIX):
+            return None
+        return await self._continuations.take(state, call)
+
+    def _judge(self, call: Call, *, limits: bool = True) -> Judged:
+        """What the owner's tags and the signals say about the call at this moment; `limits` count only new calls."""
         tool = call.kind == "tool"
         changed = tool and self._catalogue.changed(call.server, call.name)
         classification = classify(
@@ -223,7 +241,7 @@ class Pipeline:
             change=self._catalogue.change(call.server, call.name) if changed else "",
             hint_destructive=tool and self._catalogue.destructive(call.server, call.name),
         )
-        if classification.limits:
+        if limits and classification.limits:
             classification = self._volumes.judged(call.principal.subject, classification)
         return Judged(call=call, classification=classification, findings=self._assessor.assess(call, classification))
 
@@ -249,9 +267,6 @@ class Pipeline:
     ) -> None:
         """Spend the grant of an earlier approval, or open or join the challenge, hold it, and answer by the ladder."""
         _refuse_unreadable(judged.call)
-        if leg is None and resumes(arrival.message):
-            await self._continue(judged, arrival, exchange)
-            return
         if leg is not None:
             await self._pausing.hear(leg, judged.call.principal.subject)
         if leg is not None and leg.said is Said.REFUSED:
@@ -283,33 +298,36 @@ class Pipeline:
         why = counterfactual(judged.classification, judged.findings, self._config.irreversible)
         return await self._ceremony.open(demand, counterfactual=why, call_id=judged.call.id)
 
-    async def _continue(self, judged: Judged, arrival: Arrival, exchange: Exchange) -> None:
-        """Let an approved call go on whose tool server asked for more input, if it is still approved; once.
+    async def _continue(
+        self, judged: Judged, earlier: Continuation | None, arrival: Arrival, exchange: Exchange
+    ) -> None:
+        """Let an approved call go on whose tool server asked for more input, if it is still approved.
 
         Raises:
             GuardError: it brings answers or a state that no tool server asked for in an approved call (UNSOLICITED).
         """
-        message, call = arrival.message, judged.call
-        state = message.params.get("requestState") if isinstance(message, Request) else None
-        found = await self._continuations.take(state, call) if isinstance(state, str) else None
-        if found is None or not isinstance(self._decide(judged, [_still(found)]), Permit):
+        _refuse_unreadable(judged.call)
+        grant = earlier.still if earlier is not None else None
+        if earlier is None or grant is None or not isinstance(self._decide(judged, [grant]), Permit):
             raise GuardError(
                 "a call that needs a step-up may not carry inputResponses or requestState; repeat it without",
                 reason=Code.UNSOLICITED,
             )
-        await self._identifier.recheck(call.principal)
-        await self._journal.intend(judged, found.grant, continues=found.call_id)
-        await self._forward(judged, arrival, exchange, found.grant, spent=True)
+        await anyio.to_thread.run_sync(self._identifier.recheck, judged.call.principal)
+        await self._journal.intend(judged, grant, continues=earlier.call_id)
+        await self._forward(judged, arrival, exchange, grant, spent=True)
 
     # ------------------------------------------------------------------ 7 forward, 8 conclude
 
     async def _spend_grant(self, judged: Judged, arrival: Arrival, exchange: Exchange) -> bool:
         """Forward on a grant that covers this call now; False when there is none or somebody else spent it."""
         call = judged.call
-        decision = self._decide(judged, await self._ceremony.grants(call.digest))
+        holder = partial(self._identifier.recheck, call.principal)
+        decision = self._decide(judged, await self._ceremony.grants(call.digest, holder=holder))
         if self._definition(call.server, call.kind, call.name) != call.definition or not isinstance(decision, Permit):
             return False
-        await self._identifier.recheck(call.principal)
+        if decision.grant is None:
+            await anyio.to_thread.run_sync(holder)
         if exchange.gone:
             return False
         if decision.grant is None:  # what it needed proof for is gone
@@ -324,9 +342,12 @@ class Pipeline:
         await self._forward(judged, arrival, exchange, decision.grant)
         return True
 
-    def _count(self, judged: Judged) -> None:
-        """Count a call that goes on; nothing waits between this and the judgement of a call without a grant."""
-        if judged.classification.limits:
+    def _count(self, judged: Judged, earlier: Continuation | None = None) -> None:
+        """Count a call that goes on and is no part of an earlier one.
+
+        Nothing waits between this and the judgement of a call without a grant.
+        """
+        if judged.classification.limits and earlier is None:
             self._volumes.count(judged.call.principal.subject, judged.classification.limits)
 
     async def _consume(self, call: Call, grant: Grant) -> bool:
@@ -359,7 +380,7 @@ class Pipeline:
         call, outcome, reasons = judged.call, Outcome(ending=Ending.UNKNOWN), tuple[Reason, ...]()
         began, scale = self._clock.mono(), self._withholding.scale(judged, grant)
         try:
-            outcome = await self._relay(call, exchange, grant, None if call.server in self._watched else scale)
+            outcome = await self._relay(judged, exchange, grant, None if call.server in self._watched else scale)
         except UpstreamError as error:
             outcome = Outcome(ending=Ending.UNKNOWN if error.sent else Ending.UPSTREAM_ERROR)
             reasons = (Reason(error.reason, evidence=self._journal.said(error.public)),)
@@ -369,8 +390,7 @@ class Pipeline:
             if grant is not None and not spent:
                 await self._close(grant, outcome)
         if outcome.withheld and scale is not None:
-            asked = Asked(judged=judged, arrival=arrival, exchange=exchange, judge=self._judge)
-            await self._withholding.withhold(outcome, scale, asked)
+            await self._withholding.withhold(outcome, scale, self._asked(judged, arrival, exchange))
             return
         if scale is not None and call.server in self._watched:
             self._withholding.watch(call, outcome, scale)
@@ -380,19 +400,19 @@ class Pipeline:
         if waited > 1 and call.kind == "tool" and outcome.ending is Ending.OK and not exchange.gone:
             await self._pausing.habits.waited(call.principal.subject, waited)
 
-    async def _relay(self, call: Call, exchange: Exchange, grant: Grant | None, scale: Scale | None) -> Outcome:
-        """Forward unless the caller left at the last moment; remember an approved call that will come back."""
+    async def _relay(self, judged: Judged, exchange: Exchange, grant: Grant | None, scale: Scale | None) -> Outcome:
+        """Forward unless the caller left at the last moment; remember a call that comes back and is no new one then."""
         if exchange.gone:
             raise UpstreamError(Code.CALLER_LEFT.meaning, sent=False, reason=Code.CALLER_LEFT)
         faults.point("call.forwarded")
-        if grant is None:
+        if grant is None and not judged.classification.limits:
             outcome = await exchange.forward(scale)
         else:
-            with self._continuations.running(call):
+            with self._continuations.running(judged.call):
                 outcome = await exchange.forward(scale)
                 if outcome.state:
                     until = self._clock.now() + self._config.approval.expires
-                    self._continuations.remember(outcome.state, call, grant, expires=until)
+                    self._continuations.remember(outcome.state, judged.call, grant, expires=until)
         faults.point("call.answered")
         return outcome
 
@@ -457,8 +477,3 @@ def _refuse_unreadable(call: Call) -> None:
     if len(call.canonical) > READABLE:
         message = f"a call that needs a step-up may have at most {READABLE} characters of arguments"
         raise GuardError(message, reason=Code.TOO_LARGE)
-
-
-def _still(found: Continuation) -> Grant:
-    """The grant of a call that is under way, for another look at whether it is enough."""
-    return replace(found.grant, expires=found.expires)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeVar, assert_never
@@ -107,7 +107,7 @@ class Withholding:
         config: Config,
         results: Results,
         challenges: Challenges,
-        recheck: Callable[[Principal], Awaitable[None]],
+        recheck: Callable[[Principal], None],
         volumes: Volumes,
         assessor: Assessor,
         ceremony: Ceremony,
@@ -325,7 +325,7 @@ class Withholding:
             return False
         self._releasing.add(kept.digest)
         try:
-            await self._recheck(call.principal)
+            await anyio.to_thread.run_sync(self._recheck, call.principal)
             answer = await _blocking(lambda: self._results.answer(kept.digest))
             if answer is None or (grant is not None and not await self._ceremony.consume(grant, call_id=call.id)):
                 return False

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, TypeVar
 
@@ -37,13 +36,13 @@ from guard.reasons import Code
 from guard.requirement import broken, satisfied
 from guard.stepup import records
 from guard.stepup.beforehand import Giver, Offers
+from guard.stepup.grants import Grants
 from guard.stepup.intent import Manifest
 from guard.stepup.limits import Bounds, Limits
 from guard.stepup.machine import (
     CLOSED,
     Cancelled,
     Concluded,
-    Consumed,
     Denied,
     Effect,
     Event,
@@ -100,6 +99,7 @@ class Ceremony:
         self._verifiers, self._cool_down, self._redact = dict(verifiers), cool_down, redact
         self._limits, self._remember = Limits(store, ledger, clock, bounds), remember
         self._offers = Offers(beforehand, verifiers, clock, giver)
+        self._grants = Grants(store.challenges, verifiers, self._offers, clock)
         self._waiting = Waiting(store)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -184,39 +184,37 @@ class Ceremony:
         """Wait until the challenge is no longer PENDING or `until` (monotonic seconds of the clock) has come.
 
         Notices changes of this process at once and those of others within 200 ms. A challenge whose time is up
-        while waiting becomes EXPIRED.
+        while waiting becomes EXPIRED. What this process made of it is returned unread: it may have changed since.
 
         Raises:
             NotFoundError: there is no such challenge.
             StoreUnavailableError: its state cannot be read.
         """
+        news: Challenge | None = None
         with self._waiting.watch(challenge_id) as watch:
             while True:
-                challenge = await self._current(await self._get(challenge_id))
+                challenge = await self._current(news or await self._get(challenge_id))
                 left = min(until - self._clock.mono(), challenge.expires - self._clock.now())
                 if challenge.state is not State.PENDING or until <= self._clock.mono():
                     return challenge
+                news = None
                 with anyio.move_on_after(max(left, 0)):
-                    await watch.wait(challenge)
+                    news = await watch.wait(challenge)
 
-    async def grants(self, digest: str) -> tuple[Grant, ...]:
+    async def grants(self, digest: str, *, holder: Callable[[], None] = lambda: None) -> tuple[Grant, ...]:
         """The unspent grants for this call digest; whether one covers the call now is for `decide` to say.
 
-        Proofs of somebody who was removed, or from a factor that was revoked since, are no longer among them.
+        Proofs of somebody who was removed, or from a factor that was revoked since, are no longer among them. `holder`
+        may block, is asked where there is a grant, and raises when whoever makes the call may not have it.
         """
-        newest = await self._blocking(lambda: self._challenges.by_digest(digest))
-        if newest is None or not newest.state.open:
+        newest, grant = await self._blocking(lambda: self._grants.newest(digest, holder))
+        if newest is None or grant is None or not (await self._current(newest)).state.open:
             return ()
-        grant = await self._standing(await self._current(newest))
-        return (grant,) if grant else ()
-
-    async def _standing(self, challenge: Challenge) -> Grant | None:
-        """The grant of a satisfied challenge with the proofs of those only who could give them still."""
-        return (await self._upheld(challenge)).grant
+        return (grant,)
 
     async def _fallen(self, challenge: Challenge) -> str:
         """What undid the grant of a challenge, in words; empty when it still holds, or there is none yet."""
-        grant = await self._standing(challenge)
+        grant = (await self._upheld(challenge)).grant
         if grant is None or satisfied(grant.requirement, grant.proofs, self._clock.now()):
             return ""
         return "who may prove it"
@@ -231,18 +229,10 @@ class Ceremony:
             StoreUnavailableError: whether it was spent is not known; nothing may be forwarded.
             LedgerUnavailableError: it was spent and that could not be recorded; nothing may be forwarded.
         """
-        challenge = await self._blocking(lambda: self._challenges.get(grant.challenge))
-        if challenge is None or await self._standing(await self._current(challenge)) != grant:
-            return False
-        try:
-            spent, effects = step(challenge, Consumed(), self._clock.now())
-        except ChallengeClosedError:
-            return False
-        try:
-            spends = await self._blocking(lambda: self._offers.spends(grant))
-        except ProofError:
-            return False
-        if not await self._swap(challenge, spent, spends):
+        read, effects = await self._blocking(lambda: self._grants.spend(grant))
+        if not effects:
+            if read is not None:
+                await self._current(read)  # its time may be up, which is then recorded
             return False
         self._record(effects, call_id=call_id)
         self._wake(effects)
@@ -259,8 +249,12 @@ class Ceremony:
 
     # ------------------------------------------------------------------ the provers' side
 
-    async def prove(self, challenge_id: str, kind: str, evidence: Mapping[str, Json]) -> Challenge:
+    async def prove(
+        self, challenge_id: str, kind: str, evidence: Mapping[str, Json], *, known: Challenge | None = None
+    ) -> Challenge:
         """Verify evidence of this kind, record it, and count it; the challenge after it.
+
+        `known` is that challenge as the caller just read it, and saves reading it again.
 
         Raises:
             NotFoundError: there is no such challenge.
@@ -268,7 +262,7 @@ class Ceremony:
             ProofError: the evidence does not count. The attempt is recorded.
             UnavailableError: the factor, the store or the ledger is away.
         """
-        challenge = await self._pending(challenge_id)
+        challenge = await self._pending(challenge_id, known)
         proof, wished = await self._verify(challenge, kind, evidence)
         proven = await self._count(challenge, kind, proof)
         if wished is not None:
@@ -290,7 +284,7 @@ class Ceremony:
                     recorded = True
                 if await self._swap(challenge, proven):
                     faults.point("proof.accepted")
-                    self._wake(effects)
+                    self._wake(effects, proven)
                     await self._keep(proven)
                     return proven
                 challenge = await self._get(challenge.id)
@@ -348,12 +342,8 @@ class Ceremony:
         return await self._apply(await self._pending(challenge_id), Denied(by, self._redact(because)))
 
     async def _upheld(self, challenge: Challenge) -> Challenge:
-        """The challenge without the proofs of those who could not give them any more."""
-        verifiers = tuple(self._verifiers.values())
-        proofs = await self._blocking(
-            lambda: tuple(one for one in challenge.proofs if all(by.stands(challenge, one) for by in verifiers))
-        )
-        return replace(challenge, proofs=proofs)
+        """As `Grants.standing`, in a worker thread where there is something to look at."""
+        return await self._blocking(lambda: self._grants.standing(challenge)) if challenge.proofs else challenge
 
     async def deny(self, challenge_id: str, kind: str, evidence: Mapping[str, Json], because: str) -> Challenge:
         """Refuse the call for good, in words the agent may see; takes the same evidence as an approval.
@@ -420,8 +410,12 @@ class Ceremony:
             verifier = self._verifiers.get(kind)
             if verifier is None:
                 raise ProofInvalidError("there is no factor of this kind here")
-            wished = await self._blocking(lambda: self._offers.prepare(challenge, kind, evidence))
-            return await self._blocking(lambda: verifier.verify(challenge, evidence, self._clock.now())), wished
+
+            def work() -> tuple[Proof, Manifest | None]:
+                wished = self._offers.prepare(challenge, kind, evidence)
+                return verifier.verify(challenge, evidence, self._clock.now()), wished
+
+            return await self._blocking(work)
         except ProofError as error:
             self._rejected(challenge, kind, claimed if isinstance(claimed, str) else "", error)
             raise
@@ -441,9 +435,9 @@ class Ceremony:
             raise NotFoundError(f"there is no challenge {visible(challenge_id[:64])}")
         return challenge
 
-    async def _pending(self, challenge_id: str) -> Challenge:
+    async def _pending(self, challenge_id: str, known: Challenge | None = None) -> Challenge:
         """The challenge if proofs may still come, before a code is spent on one that ended."""
-        challenge = await self._current(await self._get(challenge_id))
+        challenge = await self._current(known or await self._get(challenge_id))
         if challenge.state is State.SATISFIED:
             raise ChallengeClosedError("everything required was proven already")
         if challenge.state is not State.PENDING:
@@ -465,7 +459,7 @@ class Ceremony:
             for _ in range(ATTEMPTS):
                 changed, effects = step(challenge, event, self._clock.now())
                 if await self._swap(challenge, changed):
-                    self._wake(effects)
+                    self._wake(effects, changed)
                     self._record(effects)
                     return changed
                 challenge = await self._get(challenge.id)
@@ -481,10 +475,10 @@ class Ceremony:
             if isinstance(effect, Record):
                 self._ledger.append(effect.event, {**effect.fields, **more})
 
-    def _wake(self, effects: Sequence[Effect]) -> None:
+    def _wake(self, effects: Sequence[Effect], news: Challenge | None = None) -> None:
         for effect in effects:
             if isinstance(effect, Wake):
-                self._waiting.wake(effect.challenge)
+                self._waiting.wake(effect.challenge, news)
 
     @staticmethod
     async def _blocking(work: Callable[[], _T]) -> _T:

@@ -7,6 +7,7 @@ A field is a place in the arguments where a plain value or an empty array or obj
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -16,6 +17,8 @@ from guard.wire.canonical import canonical
 
 FIELDS: Final = 200
 """Differing fields that are told one by one; the rest is counted."""
+
+_PLAIN: Final = re.compile(r"[\w-]+", re.ASCII)
 
 Change = Literal["changed", "added", "left out"]
 
@@ -70,6 +73,5 @@ def _fields(path: str, value: Json) -> Iterator[tuple[str, str]]:
 
 def _below(path: str, name: str) -> str:
     """A member's path; a name that is no plain word is quoted, so that no two places have one path."""
-    plain = name.isascii() and name.replace("_", "a").replace("-", "a").isalnum()
-    word = name if plain else json.dumps(name, ensure_ascii=False)
+    word = name if _PLAIN.fullmatch(name) else json.dumps(name, ensure_ascii=False)
     return f"{path}.{word}" if path else word

@@ -45,7 +45,7 @@ def render(challenge: Challenge, *, width: int = WIDTH) -> View:
     lines += ["", "arguments"]
     if challenge.state.open:
         for line in pretty(visible(challenge.arguments)):
-            lines += [line] if len(line) <= width else _wrap(line, width)
+            lines += _wrap(line, width)
     else:
         lines.append("  (erased when the challenge ended)")
     text = "\n".join(lines) + "\n"

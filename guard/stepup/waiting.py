@@ -27,13 +27,18 @@ class Watch:
     def __init__(self) -> None:
         self.seen: tuple[State, int] | None = None
         self.event = anyio.Event()
+        self.news: Challenge | None = None
 
-    async def wait(self, challenge: Challenge) -> None:
-        """Return when the challenge may have changed since this reading of it."""
+    async def wait(self, challenge: Challenge) -> Challenge | None:
+        """Return when the challenge may have changed since this reading of it: what this process made of it, if known.
+
+        That saves the waiter a look at the store, and proves nothing: others may have changed it further.
+        """
         self.seen = challenge.state, challenge.version
         event = self.event
         await event.wait()
-        self.event = anyio.Event()
+        self.event, news, self.news = anyio.Event(), self.news, None
+        return news
 
 
 class Waiting:
@@ -56,9 +61,10 @@ class Waiting:
             if not self._watches[challenge_id]:
                 del self._watches[challenge_id]
 
-    def wake(self, challenge_id: str) -> None:
-        """Let every waiter of this challenge look again."""
+    def wake(self, challenge_id: str, news: Challenge | None = None) -> None:
+        """Let every waiter of this challenge look again, or at what it has become."""
         for watch in self._watches.get(challenge_id, ()):
+            watch.news = news
             watch.event.set()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:

@@ -69,6 +69,8 @@ def _words(was: str | None, is_: str | None) -> str:
     if is_ is None:
         return f"[-{_cut(was)}-]"
     old, new = _SPLIT.split(was.strip()), _SPLIT.split(is_.strip())
+    if old == new:
+        return "only blanks differ"
     if len(old) > WORDS or len(new) > WORDS:
         return f"[-{_cut(was)}-] {{+{_cut(is_)}+}}"
     parts: list[str] = []
@@ -80,7 +82,7 @@ def _words(was: str | None, is_: str | None) -> str:
             parts.append(f"[-{' '.join(old[i:j])}-]")
         if m > k:
             parts.append(f"{{+{' '.join(new[k:m])}+}}")
-    return _cut(" ".join(parts)) or "only blanks differ"
+    return _cut(" ".join(parts))
 
 
 def _shortened(words: list[str], *, first: bool, last: bool) -> str:

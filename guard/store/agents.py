@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Final
 
-from sqlalchemy import RowMapping, bindparam, insert, or_, select, update
+from sqlalchemy import bindparam, insert, or_, select, update
 
 from guard.ports import Agent, Credential
 from guard.store.database import Database
+from guard.store.prepared import Found
 from guard.store.schema import agents, credentials
 
 _AGENT: Final = select(
@@ -21,6 +22,9 @@ _CREDENTIAL: Final = select(
 )
 
 _AGENT_BY_NAME: Final = _AGENT.where(agents.c.name == bindparam("wanted"))
+_CREDENTIALS_OF: Final = _CREDENTIAL.where(credentials.c.agent == bindparam("wanted")).order_by(
+    credentials.c.seq.desc()
+)
 _CREDENTIAL_BY_DIGEST: Final = _CREDENTIAL.where(credentials.c.digest == bindparam("wanted"))
 
 
@@ -40,9 +44,7 @@ class SqlAgents:
 
     def get(self, name: str) -> Agent | None:
         """One agent, revoked or not."""
-        with self._database.read() as connection:
-            found = connection.execute(_AGENT_BY_NAME, {"wanted": name}).mappings().one_or_none()
-        return None if found is None else _agent(found)
+        return next(map(_agent, self._database.rows(_AGENT_BY_NAME, {"wanted": name})), None)
 
     def all(self) -> Sequence[Agent]:
         """Every agent by name."""
@@ -87,22 +89,19 @@ class SqlAgents:
 
     def credential(self, digest: str) -> Credential | None:
         """The credential with this digest, live or not."""
-        with self._database.read() as connection:
-            found = connection.execute(_CREDENTIAL_BY_DIGEST, {"wanted": digest}).mappings().one_or_none()
-        return None if found is None else Credential(**found)
+        found = self._database.rows(_CREDENTIAL_BY_DIGEST, {"wanted": digest})
+        return Credential(**found[0]) if found else None
 
     def credentials(self, agent: str) -> Sequence[Credential]:
         """All credentials of an agent, newest first."""
-        query = _CREDENTIAL.where(credentials.c.agent == agent).order_by(credentials.c.seq.desc())
-        with self._database.read() as connection:
-            return tuple(Credential(**row) for row in connection.execute(query).mappings())
+        return tuple(Credential(**row) for row in self._database.rows(_CREDENTIALS_OF, {"wanted": agent}))
 
 
 def _described(groups: frozenset[str], claims: tuple[tuple[str, str], ...]) -> dict[str, str]:
     return {"groups": json.dumps(sorted(groups)), "claims": json.dumps(dict(claims), sort_keys=True)}
 
 
-def _agent(row: RowMapping) -> Agent:
+def _agent(row: Found) -> Agent:
     claims: dict[str, str] = json.loads(row["claims"])
     groups: list[str] = json.loads(row["groups"])
     return Agent(**(dict(row) | {"groups": frozenset(groups), "claims": tuple(sorted(claims.items()))}))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
-from sqlalchemy import RowMapping, select
+from sqlalchemy import bindparam, select
 
 from guard.errors import StoreUnavailableError
 from guard.ports import Approver
 from guard.store.database import Database
+from guard.store.prepared import Found
 from guard.store.schema import approvers as table
 from guard.store.strict import RowError, each, from_json, text, to_json
+
+_BY_NAME: Final = select(table).where(table.c.name == bindparam("wanted"))
 
 
 class SqlApprovers:
@@ -37,9 +41,7 @@ class SqlApprovers:
 
     def get(self, name: str) -> Approver | None:
         """One approver, removed or not."""
-        with self._database.read() as connection:
-            found = connection.execute(select(table).where(table.c.name == name)).mappings().one_or_none()
-        return None if found is None else _read(found)
+        return next(map(_read, self._database.rows(_BY_NAME, {"wanted": name})), None)
 
     def all(self) -> Sequence[Approver]:
         """Every approver by name."""
@@ -48,7 +50,7 @@ class SqlApprovers:
         return tuple(_read(row) for row in found)
 
 
-def _read(row: RowMapping) -> Approver:
+def _read(row: Found) -> Approver:
     try:
         groups = frozenset(each(text)(from_json(row["groups"])))
     except RowError as error:

@@ -30,6 +30,7 @@ from guard.people import Range
 from guard.requirement import asks_people
 from guard.store.codec import Row, decode, encode
 from guard.store.database import Database
+from guard.store.prepared import Found
 from guard.store.schema import OPEN, OPEN_SQL, WAITING_SQL, challenge_groups, intents
 from guard.store.schema import challenges as table
 from guard.store.seal import Keyring
@@ -80,10 +81,6 @@ _SPEND: Final = (
     .where(intents.c.id == bindparam("intent"), intents.c.used < bindparam("uses"), intents.c.revoked == 0)
     .values(used=intents.c.used + 1)
 )
-
-
-class _NotChanged(Exception):  # noqa: N818 - no error: it takes a transaction back
-    """Somebody else was first."""
 
 
 class SqlChallenges:
@@ -250,14 +247,8 @@ class SqlChallenges:
             values["arguments"] = None
         elif new.arguments != old.arguments:
             values["arguments"] = self._seal(new)
-        try:
-            with self._database.write(durable=durable) as connection:
-                for intent, uses in spends.items():
-                    _require_one(connection.execute(_SPEND, {"intent": intent, "uses": uses}).rowcount)
-                _require_one(connection.execute(_SWAP, values).rowcount)
-        except _NotChanged:
-            return False
-        return True
+        counted = [(_SPEND, {"intent": intent, "uses": uses}) for intent, uses in spends.items()]
+        return self._database.change([*counted, (_SWAP, values)], durable=durable)
 
     def states(self, ids: Sequence[str]) -> Mapping[str, tuple[State, int]]:
         """State and version of the given challenges; unknown ids are left out.
@@ -274,11 +265,9 @@ class SqlChallenges:
         return result
 
     def _first(self, query: Select[tuple[object, ...]], wanted: str) -> Challenge | None:
-        with self._database.read() as connection:
-            found = connection.execute(query, {"wanted": wanted}).mappings().one_or_none()
-        return None if found is None else self.read(found)
+        return next(map(self.read, self._database.rows(query, {"wanted": wanted})), None)
 
-    def read(self, found: RowMapping) -> Challenge:
+    def read(self, found: Found) -> Challenge:
         """Unseal and decode, or fail closed: a challenge that cannot be read has not vanished."""
         name = found["id"]
         sealed = found["arguments"]
@@ -329,12 +318,6 @@ def _listed(row: RowMapping) -> Challenge:
         return decode(Row(**{column: row[column] for column in _COLUMNS}), "")
     except RowError as error:
         raise StoreUnavailableError(detail=f"challenge {row['id']} cannot be read: {error}") from error
-
-
-def _require_one(rows: int) -> None:
-    """Leave the transaction, undoing all of it, unless exactly one row changed."""
-    if rows != 1:
-        raise _NotChanged
 
 
 def _asks(challenge: Challenge) -> list[_Values]:

@@ -9,6 +9,7 @@ permission given wrongly.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from guard.model import (
@@ -42,6 +43,8 @@ _DEMANDS: Final = each(word({demand.value: demand for demand in Demand}))
 _CODE: Final = word({code.value: code for code in Code})
 _PAIR: Final = 2
 _TEXTS: Final = each(text)
+
+_ROWS: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +85,11 @@ def encode(challenge: Challenge) -> Row:
     )
 
 
+@lru_cache(maxsize=_ROWS)
 def decode(row: Row, arguments: str) -> Challenge:
     """Read the challenge a row holds, given its unsealed arguments ("" once it is closed).
+
+    The same row, which is asked for again and again on the way of one call, is read once.
 
     Raises:
         RowError: the row is not one this version writes.

@@ -13,16 +13,17 @@ import itertools
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from sqlalchemy import Connection, Engine, QueuePool, Table, create_engine, event
+from sqlalchemy import Connection, Engine, QueuePool, Select, Table, Update, create_engine, event
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from guard import faults
 from guard.errors import StoreUnavailableError
+from guard.store.prepared import DURABLE, KIND, READ, WRITE, Found, Prepared, Values, begin
 
 if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql
@@ -31,10 +32,6 @@ BUSY_SECONDS: Final = 5.0
 """How long a transaction waits for another one, in this process or elsewhere, before the store is unavailable."""
 
 _CONNECTIONS: Final = 5
-_READ: Final = "read"
-_WRITE: Final = "write"
-_DURABLE: Final = "durable"
-_KIND: Final = "guard_transaction"
 
 
 class Watch(Protocol):
@@ -47,6 +44,10 @@ class Watch(Protocol):
         """Release what it holds."""
 
 
+class _NotOneError(Exception):
+    """Somebody else was first; takes the transaction back."""
+
+
 class Database:
     """An engine with fail-closed transactions; safe to use from any number of threads."""
 
@@ -56,7 +57,7 @@ class Database:
         self._watch = watch
         # Threads of one process queue here, in order, instead of polling SQLite's file lock.
         self._turn: threading.Lock | None = threading.Lock() if engine.dialect.name == "sqlite" else None
-        self._compiled: dict[object, tuple[str, tuple[str, ...]]] = {}
+        self._prepared = Prepared(engine) if engine.dialect.name == "sqlite" else None
         event.listen(engine, "begin", _begin)
 
     @classmethod
@@ -71,7 +72,7 @@ class Database:
         Raises:
             StoreUnavailableError: the database cannot serve.
         """
-        with self._transaction(_READ) as connection:
+        with self._transaction(READ) as connection:
             faults.point("store.read")
             yield connection
 
@@ -83,9 +84,37 @@ class Database:
             StoreUnavailableError: the database cannot serve. Nothing was written, unless the error came from
                 the disk during the commit itself; then the write may or may not be found later.
         """
-        with self._in_turn(), self._transaction(_DURABLE if durable else _WRITE) as connection:
+        with self._in_turn(), self._transaction(DURABLE if durable else WRITE) as connection:
             yield connection
             faults.point("store.write")
+
+    def rows(self, statement: Select[Any], values: Values) -> Sequence[Found]:
+        """What one query finds, by one that is made once for the program.
+
+        Raises:
+            StoreUnavailableError: the database cannot serve.
+        """
+        if self._prepared is None:
+            with self.read() as connection:
+                return connection.execute(statement, values).mappings().all()
+        with _unavailable():
+            return self._prepared.rows(statement, values)
+
+    def change(self, steps: Sequence[tuple[Update, Values]], *, durable: bool) -> bool:
+        """One transaction in which every statement changes exactly one row, or nothing changes; whether it did.
+
+        Raises:
+            StoreUnavailableError: as `write`.
+        """
+        if self._prepared is None:
+            with suppress(_NotOneError), self.write(durable=durable) as connection:
+                for statement, values in steps:
+                    if connection.execute(statement, values).rowcount != 1:
+                        raise _NotOneError
+                return True
+            return False
+        with self._in_turn(), _unavailable():
+            return self._prepared.change(steps, durable=durable)
 
     def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
         """`INSERT` that knows `ON CONFLICT`, which both dialects spell alike and generic SQL has not."""
@@ -104,15 +133,12 @@ class Database:
         Raises:
             StoreUnavailableError: as `write`.
         """
-        if not isinstance(self._watch, SqliteWatch):
+        if not isinstance(self._watch, SqliteWatch) or self._prepared is None:
             with self.write() as connection:
                 return connection.execute(statement, values).rowcount
-        if (known := self._compiled.get(statement)) is None:
-            compiled = statement.compile(dialect=self._engine.dialect, column_keys=list(values))
-            known = self._compiled[statement] = str(compiled), tuple(compiled.positiontup or ())
-        text, names = known
+        text, parameters = self._prepared.bound(statement, values)
         with self._in_turn(), _unavailable():
-            return self._watch.execute(text, [values[name] for name in names])
+            return self._watch.execute(text, parameters)
 
     def use_wal(self) -> None:
         """Make SQLite keep a write-ahead log, for good. One process at a time: it takes the whole file.
@@ -160,7 +186,7 @@ class Database:
         with _unavailable(), self._engine.connect() as connection:
             try:
                 # Row counts decide who won; SQLAlchemy keeps those of an INSERT only when told to.
-                with connection.execution_options(preserve_rowcount=True, **{_KIND: kind}).begin():
+                with connection.execution_options(preserve_rowcount=True, **{KIND: kind}).begin():
                     yield connection
             except (DBAPIError, OSError) as error:
                 # A full disk or a broken file may leave the connection in any state: the next one starts afresh.
@@ -178,18 +204,12 @@ def _unavailable() -> Iterator[None]:
 
 def _begin(connection: Connection) -> None:
     """Start the transaction in the way its kind asks for."""
-    kind = connection.get_execution_options().get(_KIND, _READ)
+    kind = connection.get_execution_options().get(KIND, READ)
     if connection.dialect.name != "sqlite":
-        if kind == _WRITE:
+        if kind == WRITE:
             connection.exec_driver_sql("SET LOCAL synchronous_commit TO OFF")
         return
-    if kind == _READ:
-        connection.exec_driver_sql("BEGIN")
-        return
-    if connection.info.get(_KIND) != kind:  # the setting cannot be changed inside a transaction, and it stays
-        connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if kind == _DURABLE else 'NORMAL'}")
-        connection.info[_KIND] = kind
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    begin(connection.info, connection.exec_driver_sql, kind)
 
 
 def _sqlite_engine(file: Path) -> Engine:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
-from sqlalchemy import ColumnElement, RowMapping, insert, select, update
+from sqlalchemy import ColumnElement, bindparam, insert, select, update
 
 from guard.errors import StoreUnavailableError
 from guard.ports import Factor
 from guard.store.database import Database
+from guard.store.prepared import Found
 from guard.store.schema import factors as table
 from guard.store.strict import RowError, each, from_json, mapping, number, to_json
 
 _Values: TypeAlias = dict[str, str | int | float | bytes]
 
 _PLAIN: Final = ("id", "kind", "subject", "created", "attestation", "secret", "counter", "locked", "revoked", "version")
+
+_BY_ID: Final = select(table).where(table.c.id == bindparam("wanted"))
 
 
 class SqlFactors:
@@ -32,9 +35,7 @@ class SqlFactors:
 
     def get(self, factor_id: str) -> Factor | None:
         """One factor."""
-        with self._database.read() as connection:
-            found = connection.execute(select(table).where(table.c.id == factor_id)).mappings().one_or_none()
-        return None if found is None else _read(found)
+        return next(map(_read, self._database.rows(_BY_ID, {"wanted": factor_id})), None)
 
     def of(self, subject: str, kind: str = "") -> Sequence[Factor]:
         """All factors of a subject (everyone's when empty), newest first, optionally of one kind."""
@@ -71,7 +72,7 @@ def _values(factor: Factor) -> _Values:
     }
 
 
-def _read(row: RowMapping) -> Factor:
+def _read(row: Found) -> Factor:
     try:
         return Factor(
             **{column: row[column] for column in _PLAIN},

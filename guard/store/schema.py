@@ -1,5 +1,8 @@
 """The tables, as SQLAlchemy Core sees them; `migrations/` builds exactly these.
 
+The predicates of partial indexes stand here for SQLite alone: naming them for PostgreSQL as well, as the migrations do,
+would load that dialect into every process.
+
 Every table says what may be asked of it by its indexes. `seq` counts insertions, so that "newest" never
 depends on two clocks agreeing. Times are Unix seconds, 0 meaning never.
 """
@@ -69,7 +72,6 @@ one_open_challenge: Final = Index(
     challenges.c.digest,
     unique=True,
     sqlite_where=text(OPEN_SQL),
-    postgresql_where=text(OPEN_SQL),
 )
 """At most one open challenge for a call digest, whoever inserts it and from whichever process."""
 
@@ -87,7 +89,6 @@ waiting_challenges: Final = Index(
     challenges.c.asked,
     challenges.c.id,
     sqlite_where=text(WAITING_SQL),
-    postgresql_where=text(WAITING_SQL),
 )
 """What waits for people can be counted and looked through without touching the challenges themselves."""
 
@@ -178,7 +179,6 @@ one_unreviewed_emergency: Final = Index(
     emergencies.c.reviewed,
     unique=True,
     sqlite_where=text("reviewed = 0"),
-    postgresql_where=text("reviewed = 0"),
 )
 """At most one broken glass that nobody has looked at, whichever process breaks it."""
 

@@ -192,11 +192,16 @@ class Challenges:
 
     async def prove(self, request: Request) -> Response:
         """Take one proof: `kind` and the evidence of that kind."""
-        challenge = await seen(self._services, request)
-        body = await json_body(request)
-        kind = word(body.pop("kind", ""))
+        groups(request)  # nobody has their body read without a login
+        try:
+            body = await json_body(request)
+            kind = word(body.pop("kind", ""))
+        except WireError:
+            await seen(self._services, request)  # that there is no such challenge is said first
+            raise
         body.pop("decision", None)  # the path decides what a person's code is spent on
-        proven = await self._ceremony.prove(challenge.id, kind, self._own(request, body))
+        challenge = await seen(self._services, request)  # after the body, which may take its time
+        proven = await self._ceremony.prove(challenge.id, kind, self._own(request, body), known=challenge)
         return JSONResponse(describe(proven, now=self._clock.now()))
 
     async def deny(self, request: Request) -> Response:

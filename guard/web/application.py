@@ -44,11 +44,23 @@ def api(services: Services, *, local: bool) -> Starlette:
     ]
     if local:
         return _application(routes, Middleware(LocalGate), translate)
-    from guard.web.console import Console  # noqa: PLC0415 - the templates' 3 MB; `guard run` has no console
+    from guard.web.console import Console, onward  # noqa: PLC0415 - the templates' 3 MB; `guard run` has no console
 
     sessions = Sessions(services, visits)
     console = Console(services, visits, sessions)
     routes += [*sessions.routes(), Route("/v1/openapi.json", _openapi, methods=["GET"]), *console.routes()]
+    if services.openid is not None:
+        from guard.web.openid import OpenIdPages  # noqa: PLC0415 - JOSE, an extra
+
+        pages = OpenIdPages(
+            services.openid,
+            visits,
+            approvers=store.approvers,
+            ledger=services.ledger,
+            page=console.page,
+            onward=onward,
+        )
+        routes += pages.routes()
     routes += Orders(services.denials).routes()
     gate = Middleware(ConsoleGate, hosts=names(config.console), identifier=services.identifier, visits=visits)
 

@@ -13,7 +13,7 @@ from hashlib import sha256
 from http import HTTPStatus
 from importlib.resources import files
 from typing import Final
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import anyio.to_thread
 import jinja2
@@ -53,6 +53,8 @@ class Console:
     def __init__(self, services: Services, visits: Visits, sessions: Sessions) -> None:
         self._services, self._visits, self._sessions = services, visits, sessions
         self._store, self._clock = services.store, services.clock
+        oidc = services.config.console.oidc
+        self._provider = urlsplit(oidc.issuer).hostname if oidc and services.openid else ""
         folder = files("guard.web")
         self._files = {name: folder.joinpath("static", name).read_bytes() for name in _STATIC}
         mark = sha256(b"".join(self._files.values())).hexdigest()[:12]
@@ -88,13 +90,13 @@ class Console:
         """What waits for this person's groups, oldest first."""
         if (person := visitor(request)) is None:
             return _to_login(request)
-        return self._page(request, "waiting.html", await self._waiting(request, person))
+        return self.page(request, "waiting.html", await self._waiting(request, person))
 
     async def rows(self, request: Request) -> Response:
         """The list alone, for the page that is open already."""
         if (person := visitor(request)) is None:
             raise IdentityError(reason=Code.NO_CREDENTIAL)
-        return self._page(request, "rows.html", await self._waiting(request, person))
+        return self.page(request, "rows.html", await self._waiting(request, person))
 
     async def _waiting(self, request: Request, person: Visitor) -> Mapping[str, object]:
         groups, now = person.sees, self._clock.now()
@@ -139,7 +141,7 @@ class Console:
             "state": state,
             "states": sorted(_ENDED | {State.SATISFIED}),
         }
-        return self._page(request, "history.html", values)
+        return self.page(request, "history.html", values)
 
     # ------------------------------------------------------------------ one challenge
 
@@ -151,7 +153,7 @@ class Console:
             raise NotFoundError(f"there is no challenge {identifier}")
         person, state = visitor(request), standing(found, self._clock.now())
         if person is None or not person.may_see(found):
-            return self._page(request, "standing.html", {"challenge": found, "state": state})
+            return self.page(request, "standing.html", {"challenge": found, "state": state})
         return await self._whole(request, person, found)
 
     async def _whole(
@@ -190,7 +192,7 @@ class Console:
             "forbidden": self._rights(person, found),
             **await anyio.to_thread.run_sync(work),
         }
-        return self._page(request, "challenge.html", values, status)
+        return self.page(request, "challenge.html", values, status)
 
     def _rights(self, person: Visitor, found: Challenge) -> str:
         """Why this person cannot approve, in words; empty when they can. The factor decides when they do."""
@@ -237,17 +239,19 @@ class Console:
     async def login(self, request: Request) -> Response:
         """Ask who is there; somebody known goes on."""
         if visitor(request) is not None:
-            return RedirectResponse(_next(request.query_params.get("next", "")), HTTPStatus.SEE_OTHER)
-        return self._login(request, _next(request.query_params.get("next", "")))
+            return RedirectResponse(onward(request.query_params.get("next", "")), HTTPStatus.SEE_OTHER)
+        return self._login(request, onward(request.query_params.get("next", "")))
 
     def _login(self, request: Request, going: str, error: str = "", status: HTTPStatus = HTTPStatus.OK) -> Response:
         usable = self._services.passkeys.site is not None
-        return self._page(request, "login.html", {"next": going, "error": error, "usable": usable}, status)
+        return self.page(
+            request, "login.html", {"next": going, "error": error, "usable": usable, "openid": self._provider}, status
+        )
 
     async def log_in(self, request: Request) -> Response:
         """Take a name and a one-time code, from a form that needs no script."""
         fields = await form_body(request)
-        going = _next(fields.get("next", ""))
+        going = onward(fields.get("next", ""))
         evidence: dict[str, Json] = {"as": fields.get("name", "").strip(), "code": fields.get("code", "").strip()}
         try:
             return await self._sessions.log_in(evidence, RedirectResponse(going, HTTPStatus.SEE_OTHER))
@@ -268,7 +272,7 @@ class Console:
 
     async def enrol(self, request: Request) -> Response:
         """Where an invitation leads. Its secret stands behind the #, which browsers do not send."""
-        return self._page(request, "enrol.html", {})
+        return self.page(request, "enrol.html", {})
 
     # ------------------------------------------------------------------ the rest
 
@@ -283,11 +287,12 @@ class Console:
     async def refused(self, request: Request, error: Exception) -> Response:
         """What cannot be shown, as a page."""
         assert isinstance(error, GuardError)
-        return self._page(request, "refused.html", {"message": error.public}, status_of(error))
+        return self.page(request, "refused.html", {"message": error.public}, status_of(error))
 
-    def _page(
+    def page(
         self, request: Request, template: str, values: Mapping[str, object], status: HTTPStatus = HTTPStatus.OK
     ) -> Response:
+        """One page, of the visitor who asks."""
         text = self._templates.get_template(template).render(
             visitor=visitor(request), now=self._clock.now(), here=request.url.path, **values
         )
@@ -295,10 +300,10 @@ class Console:
 
 
 def _to_login(request: Request) -> Response:
-    return RedirectResponse("/login?" + urlencode({"next": _next(request.url.path)}), HTTPStatus.SEE_OTHER)
+    return RedirectResponse("/login?" + urlencode({"next": onward(request.url.path)}), HTTPStatus.SEE_OTHER)
 
 
-def _next(value: str) -> str:
+def onward(value: str) -> str:
     """Where to go after the login: one of the console's own pages, whatever was asked for."""
     return value if _NEXT.fullmatch(value) else "/"
 

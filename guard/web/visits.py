@@ -75,6 +75,7 @@ class Visits:
         # Cookies do not know ports: without a name of its own each guard on localhost would end the others' logins.
         self._secure = urlsplit(console.public_url).scheme == "https"
         self._cookie = "__Host-guard" if self._secure else f"guard-{console.port}"
+        self._begun = "__Host-guard-oidc" if self._secure else f"guard-oidc-{console.port}"
 
     def open(self, name: str, method: str) -> str:
         """Log a person in, under a new secret whatever the browser had before; the secret for the cookie."""
@@ -118,6 +119,16 @@ class Visits:
             secure=self._secure,
             httponly=True,
             samesite="strict",
+        )
+
+    def remembered(self, cookies: dict[str, str]) -> str:
+        """What the browser brought of the login it began with an OpenID provider."""
+        return cookies.get(self._begun, "")
+
+    def remember(self, response: Response, begun: str, seconds: int) -> None:
+        """Have the browser keep that; lax, for the provider's answer comes from another site. Empty takes it away."""
+        response.set_cookie(
+            self._begun, begun, max_age=seconds, path="/", secure=self._secure, httponly=True, samesite="lax"
         )
 
 

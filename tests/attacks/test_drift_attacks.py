@@ -18,10 +18,14 @@ import pytest
 from guard.drift.assess import Assessor
 from guard.drift.behaviour import Behaviour
 from guard.drift.client import ClientSignal
+from guard.drift.escalation import EscalationSignal
+from guard.drift.hopping import HoppingSignal
 from guard.drift.hours import HourSignal
 from guard.drift.network import NetworkSignal, network_of
+from guard.drift.places import PlaceSignal
 from guard.drift.profile import DAY
 from guard.drift.profiles import Profiles, peers_of
+from guard.drift.rate import RateSignal
 from guard.drift.snapshot import dump
 from guard.drift.volume import VolumeSignal
 from guard.model import Band, Call, Classification, Demand, Finding, Json, ProofClass, Sensitivity, Source
@@ -48,15 +52,27 @@ class Office:
             [NetworkSignal(self.profiles), HourSignal(self.profiles), ClientSignal(self.profiles)],
             Behaviour(self.profiles, b"k" * 32),
             VolumeSignal(self.profiles),
+            places=PlaceSignal(self.profiles),
+            hopping=HoppingSignal(self.profiles, 5),
+            escalation=EscalationSignal(self.profiles, nouns.IRREVERSIBLE),
+            rate=RateSignal(self.profiles),
         )
 
-    def call(self, tool: str, args: Mapping[str, Json], *, who: str = "alice", client: str = "robot/1") -> Call:
+    def call(
+        self,
+        tool: str,
+        args: Mapping[str, Json],
+        *,
+        who: str = "alice",
+        client: str = "robot/1",
+        address: str = "192.0.2.7",
+    ) -> Call:
         principal = replace(nouns.PRINCIPAL, subject=who, credential=f"key-of-{who}")
         for key in (principal.credential, peers_of("payments")):
             if key not in self.profiles:
                 self.profiles.load(key, None)
         made = nouns.call(tool, args, random=f"{next(IDS):022d}", principal=principal)
-        return replace(made, received=self.now, source=Source(transport="http", address="192.0.2.7", client=client))
+        return replace(made, received=self.now, source=Source(transport="http", address=address, client=client))
 
     def asks(self, call: Call) -> tuple[Finding, ...]:
         return self.assessor.assess(call, TAGS[call.name])
@@ -64,6 +80,7 @@ class Office:
     def runs(self, call: Call, size: int = 200) -> tuple[Finding, ...]:
         found = self.asks(call)
         self.assessor.learn(call, NOTHING, b'{"result": "rows"}', size=size)
+        self.assessor.ended(call)
         return found
 
     def works(self, days: int = 40) -> Office:
@@ -108,6 +125,14 @@ def test_drf_003_fifty_fresh_identities_are_held_against_what_their_server_knows
     for number in range(50):
         call = grown.call("vault.delete_secret", {"path": "prod/db"}, who=f"new-{number}")
         assert Demand.CONSENT in demands(call, grown.asks(call))
+
+
+def test_drf_003_fifty_identities_from_one_network_must_prove_possession_after_the_first_few() -> None:
+    office, asked = Office(), 0
+    for number in range(50):
+        call = office.call("db.query", {"limit": 1000}, who=f"new-{number}", address="203.0.113.9")
+        asked += Demand.POSSESSION in demands(call, office.runs(call))
+    assert asked == 45
 
 
 def test_drf_004_another_client_name_on_each_call_resets_nothing_and_is_a_doubt_itself(grown: Office) -> None:

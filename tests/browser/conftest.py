@@ -22,6 +22,7 @@ tools:
   wipe: {sensitivity: critical, effects: [destroy]}
   slow: {sensitivity: critical, require: two_people}
   say: {sensitivity: sensitive, require: consent}
+  variables: {sensitivity: sensitive, require: consent, grants: {uses: 2, minutes: 30}}
 approvers: approvers
 """
 

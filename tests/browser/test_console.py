@@ -126,6 +126,16 @@ def test_without_script_a_code_logs_in_and_another_one_decides(house: House) -> 
     assert again().ran
 
 
+def test_further_calls_are_allowed_with_the_passkey_that_approves_the_first(house: House, ann: Person) -> None:
+    challenge, again = house.pause("variables")
+    open_challenge(ann, challenge)
+    ann.page.get_by_text("Allow further calls as well").click()
+    ann.page.get_by_label("How many", exact=True).fill("1")
+    ann.page.get_by_label("For how many minutes").fill("5")
+    approve(ann)
+    assert [again().ran for _ in range(3)] == [True, True, False]
+
+
 def test_a_page_that_shows_an_older_state_decides_nothing(house: House, ann: Person) -> None:
     challenge, again = house.pause()
     open_challenge(ann, challenge)

@@ -108,6 +108,7 @@ def test_a_profile_that_was_lost_comes_back_from_the_ledger_without_a_thiefs_net
         assert again.tools.keys() == whole.tools.keys()
         assert again.pairs == whole.pairs
         assert again.today.calls == whole.today.calls
+        assert again.rates == whole.rates
         assert (again.scores, again.slots) == ([], {})
 
 
@@ -118,3 +119,21 @@ def test_a_call_that_cannot_be_scored_does_not_run(tmp_path: Path) -> None:
         world.arm()
         assert not guard.call("send", REPORT).ran
         assert world.runs("send", REPORT) == 0
+
+
+def test_an_agent_is_held_to_what_it_is_declared_to_be_for(tmp_path: Path) -> None:
+    job = '[agents.robot]\ntools = ["*/inbox", "*/send"]\ndestinations = ["corp.example"]\n'
+    with World(tmp_path, tools=MAIL_SERVER, more=job) as world:
+        world.write_everywhere(POLICY)
+        (tmp_path / "mail.json").write_text(json.dumps(CALM))
+        guard = world.serve()
+        assert guard.call("send", REPORT).ran
+        paused = guard.call("send", THEFT)
+        assert not paused.ran
+        assert world.runs("send", THEFT) == 0
+        told = world.cli("why", paused.challenge).stdout
+        assert "it goes somewhere this agent is not declared to send anything (job): .to" in told
+        assert "billing@evil" not in told
+        assert guard.call("file", {"folder": "2026"}).ran  # internal: a doubt about intent asks nothing until alarming
+        world.settle()
+        world.check()

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from guard.errors import ProofError, ProofExpiredError, ProofInvalidError, ProofWrongCallError
-from guard.model import Demand, Json, Principal, Requirement, Sensitivity, State
+from guard.model import Demand, Json, Principal, ProofClass, Quorum, Requirement, Sensitivity, State
 from guard.reasons import Code, Reason
 from guard.stepup.binding import (
     CONTENT_TYPE,
+    SKEW,
+    call_proof_bytes,
     challenge_bytes,
     document,
     document_bytes,
+    list_digest,
     pae,
     parse_document,
 )
 from guard.stepup.view import render
+from guard.stepup.vote import Vote
 from guard.wire.canonical import digest
 from tests import nouns
 
@@ -42,6 +48,100 @@ def test_the_encoding_is_that_of_the_dsse_specification() -> None:
     assert pae("http://example.com/HelloWorld", b"hello world") == (
         b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
     )
+
+
+def encoded(content_type: str, value: Mapping[str, Json]) -> bytes:
+    """The DSSE encoding of a document, written down here once more, as another implementation would."""
+    body = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return f"DSSEv1 {len(content_type)} {content_type} {len(body)} {body}".encode()
+
+
+def test_a_challenge_is_signed_in_the_form_of_version_1() -> None:
+    made = nouns.challenge(
+        principal=replace(nouns.PRINCIPAL, on_behalf_of="oli"),
+        effects=frozenset({"move_money", "destroy"}),
+        requirement=Requirement(
+            frozenset({Demand.POSSESSION, Demand.CONSENT}),
+            quorums=frozenset({Quorum(proof_class=ProofClass.CONSENT, group="oncall")}),
+            barred=frozenset({"zoe", "cy"}),
+            strict=True,
+        ),
+    )
+    assert challenge_bytes(made, audience="guard") == encoded(
+        "application/vnd.guard.stepup-challenge.v1+json",
+        {
+            "v": 1,
+            "typ": "guard.stepup-challenge",
+            "aud": "guard",
+            "challenge_id": f"c_{nouns.RANDOM}",
+            "nonce": nouns.RANDOM,
+            "iat": int(nouns.NOW),
+            "exp": int(nouns.NOW) + 900,
+            "principal": {"id": "deployer", "cred_thumbprint": "1a2b3c4d5e6f7a8b"},
+            "on_behalf_of": "oli",
+            "upstream": "payments",
+            "method": "tools/call",
+            "kind": "tool",
+            "tool": "refund",
+            "tool_schema_digest": "d" * 64,
+            "args_digest": digest('{"amount":12,"to":"ACME"}'),
+            "call_digest": "5" * 64,
+            "view_digest": render(made).digest,
+            "policy": {"revision": "r" * 64, "rule": "payments.yaml#tools.refund"},
+            "tier": "sensitive",
+            "effects": ["destroy", "move_money"],
+            "reasons": ["tag_sensitive"],
+            "requirement": {
+                "demands": ["consent", "possession"],
+                "approvers": "approvers",
+                "strict": True,
+                "quorums": list(made.requirement.terms),
+                "barred": ["cy", "zoe"],
+            },
+        },
+    )
+
+
+def test_a_call_is_signed_with_its_proof_in_the_form_of_version_1() -> None:
+    assert call_proof_bytes(CHALLENGE, audience="guard", at=17) == encoded(
+        "application/vnd.guard.call-proof.v1+json",
+        {
+            "v": 1,
+            "typ": "guard.call-proof",
+            "aud": "guard",
+            "principal": "deployer",
+            "upstream": "payments",
+            "method": "tools/call",
+            "tool": "refund",
+            "args_digest": digest('{"amount":12,"to":"ACME"}'),
+            "at": 17,
+        },
+    )
+
+
+def test_a_list_is_approved_in_the_form_of_version_1() -> None:
+    text = '{"items":[["c_1","5","7"],["c_2","6","8"]],"typ":"guard.approval-list","v":1}'
+    assert list_digest([("c_1", "5", "7"), ("c_2", "6", "8")]) == digest(text)
+
+
+@pytest.mark.parametrize("also", ["", "allows 1 further call"])
+def test_a_passkey_signs_a_vote_in_the_form_of_version_1(also: str) -> None:
+    vote = Vote(challenge=CHALLENGE, approver="ann", decision="deny", view_digest="7" * 64, evidence={}, also=also)
+    document = {
+        "v": 1,
+        "typ": "guard.vote",
+        "aud": "guard",
+        "once": "secret",
+        "challenge_id": CHALLENGE.id,
+        "nonce": CHALLENGE.nonce,
+        "call_digest": CHALLENGE.digest,
+        "approver": "ann",
+        "decision": "deny",
+        "view_digest": "7" * 64,
+        **({"also": also} if also else {}),
+    }
+    expected = sha256(encoded("application/vnd.guard.passkey.v1+json", document)).digest()
+    assert vote.signed(once="secret", audience="guard") == expected
 
 
 def test_guard_and_signer_build_the_same_bytes() -> None:
@@ -149,6 +249,23 @@ def test_the_signer_signs_only_for_its_own_installation_and_principal() -> None:
 
 @pytest.mark.parametrize("now", [nouns.NOW - 61, nouns.NOW + 960, float("nan")])
 def test_the_signer_refuses_what_is_not_fresh(now: float) -> None:
+    with pytest.raises(ProofExpiredError):
+        parsed(travelled(), now=now)
+
+
+@pytest.mark.parametrize(
+    ("now", "fresh"),
+    [
+        (nouns.NOW - SKEW - 0.5, False),
+        (nouns.NOW - SKEW, True),
+        (nouns.NOW + 900 + SKEW - 0.5, True),
+        (nouns.NOW + 900 + SKEW, False),
+    ],
+)
+def test_a_document_is_fresh_with_a_minute_for_clocks_that_differ(now: float, fresh: bool) -> None:
+    if fresh:
+        assert parsed(travelled(), now=now)
+        return
     with pytest.raises(ProofExpiredError):
         parsed(travelled(), now=now)
 

@@ -153,6 +153,11 @@ async def test_it_is_in_the_ledger_with_who_why_and_ticket_and_never_called_cons
     assert "emergency by ann" in render(station.store.challenges.find()[0]).text
 
 
+async def test_a_reason_has_500_characters_and_a_ticket_100(station: Station) -> None:
+    await station.smash(await station.pause(), note="r" * 501, ticket="T" * 101)
+    assert station.ledger.last("glass.broken")["because"] == "T" * 100 + ": " + "r" * 500
+
+
 async def test_a_challenge_that_ends_sooner_is_not_lengthened(station: Station) -> None:
     challenge = await station.pause(seconds=60)
     assert (await station.smash(challenge)).expires == challenge.expires
@@ -246,7 +251,13 @@ async def test_until_another_person_has_looked_no_glass_is_broken(station: Stati
         station.look(second, "cy")
     station.look(first, "cy")
     record = station.ledger.last("glass.reviewed")
-    assert (record["by"], record["broken_by"], record["because"]) == ("cy", "ann", "it was right")
+    assert record == {
+        "challenge_id": first.id,
+        "by": "cy",
+        "broken_by": "ann",
+        "because": "it was right",
+        "ticket": "INC-7",
+    }
     with pytest.raises(NotFoundError):
         station.look(first, "ben")
     await station.smash(second, "ben")

@@ -21,8 +21,10 @@ from guard.errors import (
     ProofReplayedError,
     ProofWrongCallError,
 )
-from guard.factors.signature import CallSignatureFactor, workload_factor
-from guard.model import Challenge, ProofClass
+from guard.factors import register
+from guard.factors.ecdsa import enrolled
+from guard.factors.signature import CallSignatureFactor, SignatureFactor, workload_factor
+from guard.model import Challenge, Json, ProofClass
 from guard.stepup.binding import call_proof_bytes
 from guard.store.seal import Keyring
 from guard.store.sql import SqlStore
@@ -93,6 +95,51 @@ def test_a_proof_that_is_a_minute_old_or_early_has_expired(store: SqlStore, away
     assert refusal(store, header(challenge()), NOW + away) is ProofExpiredError
 
 
+@pytest.mark.parametrize("away", [-60, 60])
+def test_a_proof_counts_for_a_minute_either_way_and_makes_a_new_version_of_its_factor(
+    store: SqlStore, away: int
+) -> None:
+    before = store.factors.get("f_1")
+    CallSignatureFactor(store.factors, audience="guard").verify(challenge(), {"proof": header(challenge())}, NOW + away)
+    after = store.factors.get("f_1")
+    assert before is not None
+    assert after == replace(before, counter=AT, version=before.version + 1)
+
+
+def test_what_undoes_a_proof_that_came_with_its_call_is_for_the_factor_of_its_key_to_say(store: SqlStore) -> None:
+    by_call, by_key = CallSignatureFactor(store.factors, audience="guard"), SignatureFactor(store.factors, audience="g")
+    proof = by_call.verify(challenge(), {"proof": header(challenge())}, NOW)
+    assert by_call.stands(challenge(), proof)
+    assert by_key.stands(challenge(), proof)
+    key = store.factors.get("f_1")
+    assert key is not None
+    assert register.revoke(store.factors, key, NOW)
+    assert by_call.stands(challenge(), proof)
+    assert not by_key.stands(challenge(), proof)
+
+
+def test_a_workload_is_enrolled_with_its_key_and_algorithm() -> None:
+    spki = KEY.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    made = workload_factor(identifier="f_9", subject="deployer", spki=spki, attestation=2, now=NOW)
+    assert (made.id, made.kind, made.subject, made.created, made.attestation) == (
+        "f_9",
+        "signature",
+        "deployer",
+        NOW,
+        2,
+    )
+    assert made.public == {"algorithm": "ecdsa-p256-sha256", "spki": base64.b64encode(spki).decode()}
+
+
+@pytest.mark.parametrize("public", [{"algorithm": "rsa"}, {"algorithm": None}, {"spki": None}, {"spki": 7}])
+def test_a_factor_of_another_algorithm_or_without_a_key_verifies_nothing(public: dict[str, Json]) -> None:
+    spki = KEY.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    made = workload_factor(identifier="f_9", subject="deployer", spki=spki, attestation=2, now=NOW)
+    assert enrolled(made).public_numbers() == KEY.public_key().public_numbers()
+    with pytest.raises(ProofInvalidError):
+        enrolled(replace(made, public={**made.public, **public}))
+
+
 @pytest.mark.parametrize(
     "proof",
     ["", "x", "factor=f_1, at=1", "factor=f_1, at=\u0661, signature=" + "A" * 86 + "==", "factor=f_1;at=1;signature=A"],
@@ -103,10 +150,10 @@ def test_a_malformed_proof_does_not_verify(store: SqlStore, proof: str) -> None:
 
 
 def test_a_revoked_locked_or_foreign_key_proves_nothing(store: SqlStore) -> None:
-    enrolled = store.factors.get("f_1")
-    assert enrolled is not None
-    locked = replace(enrolled, locked=NOW, version=enrolled.version + 1)
-    assert store.factors.swap(enrolled, locked)
+    working = store.factors.get("f_1")
+    assert working is not None
+    locked = replace(working, locked=NOW, version=working.version + 1)
+    assert store.factors.swap(working, locked)
     assert refusal(store, header(challenge())) is ProofLockedError
     revoked = replace(locked, locked=0.0, revoked=NOW, version=locked.version + 1)
     assert store.factors.swap(locked, revoked)

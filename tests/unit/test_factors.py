@@ -167,6 +167,64 @@ def test_an_earlier_code_never_counts_after_a_later_one(totp: TotpFactor, app: p
         totp.authenticate("ann", app.at(NOW - 30), NOW)
 
 
+def test_an_app_is_enrolled_as_rfc_6238_has_it_and_that_is_on_record(
+    totp: TotpFactor, store: SqlStore, journal: Journal
+) -> None:
+    made = totp.enroll("ann", issuer="guard of ACME")
+    app = pyotp.parse_uri(made.uri)
+    assert isinstance(app, pyotp.TOTP)
+    assert (app.name, app.issuer, app.digits, app.interval) == ("ann", "guard of ACME", 6, 30)
+    assert store.factors.of("ann") == (made.factor,)
+    assert made.factor.id.startswith("f_")
+    assert (made.factor.kind, made.factor.subject, made.factor.created) == ("totp", "ann", NOW)
+    assert made.factor.public == {"algorithm": "SHA1", "digits": 6, "period": 30}
+    assert journal.records == [("factor.enrolled", {"factor": made.factor.id, "kind": "totp", "subject": "ann"})]
+
+
+def test_enrolling_one_person_leaves_the_apps_of_others_and_other_kinds_alone(
+    totp: TotpFactor, app: pyotp.TOTP, store: SqlStore, keyring: Keyring, journal: Journal
+) -> None:
+    bob = app_of(totp, "bob")
+    glass = TotpFactor(store.factors, keyring, journal, HandClock(tokens=50), kind="break_glass")
+    glass.enroll("ann", issuer="guard")
+    totp.authenticate("ann", app.at(NOW), NOW)
+    totp.authenticate("bob", bob.at(NOW), NOW)
+
+
+def test_a_locked_factor_is_on_record_with_whose_it_is(totp: TotpFactor, app: pyotp.TOTP, journal: Journal) -> None:
+    for _ in range(4):
+        with pytest.raises(ProofInvalidError):
+            totp.authenticate("ann", "no", NOW)
+    with pytest.raises(ProofLockedError):
+        totp.authenticate("ann", "no", NOW)
+    identifier = journal.records[0][1]["factor"]
+    said = {"factor": identifier, "kind": "totp", "subject": "ann", "by": "wrong codes"}
+    assert journal.records[-1] == ("factor.locked", said)
+
+
+def test_every_code_that_is_tried_makes_a_new_version_of_the_factor(
+    totp: TotpFactor, app: pyotp.TOTP, store: SqlStore
+) -> None:
+    [first] = store.factors.of("ann")
+    with pytest.raises(ProofInvalidError):
+        totp.authenticate("ann", "no", NOW)
+    totp.authenticate("ann", app.at(NOW), NOW)
+    [after] = store.factors.of("ann")
+    assert (after.version, after.counter) == (first.version + 2, NOW // 30)
+
+
+@pytest.mark.parametrize(("after", "locks"), [(899.0, True), (900.0, False)])
+def test_wrong_codes_are_counted_for_less_than_fifteen_minutes(
+    after: float, locks: bool, totp: TotpFactor, app: pyotp.TOTP, store: SqlStore
+) -> None:
+    for _ in range(4):
+        with pytest.raises(ProofInvalidError):
+            totp.authenticate("ann", "no", NOW)
+    with pytest.raises(ProofLockedError if locks else ProofInvalidError):
+        totp.authenticate("ann", "no", NOW + after)
+    assert (store.factors.of("ann")[0].locked > 0) is locks
+
+
 def test_a_clock_set_back_opens_no_used_code(totp: TotpFactor, app: pyotp.TOTP) -> None:
     totp.authenticate("ann", app.at(NOW), NOW)
     with pytest.raises(ProofReplayedError):
@@ -327,6 +385,33 @@ def test_an_approver_of_the_group_consents(desk: Desk) -> None:
     assert (proof.proof_class, proof.kind, proof.subject, proof.solo) == (ProofClass.CONSENT, "totp", "ann", False)
     assert proof.view_digest == render(challenge()).digest
     assert "\x1b" not in proof.note
+
+
+@pytest.mark.parametrize(
+    ("note", "kept"),
+    [("", ""), ("planned", "planned"), ("a\u202eb", "a⟨U+202E RIGHT-TO-LEFT OVERRIDE⟩b"), ("x" * 501, "x" * 500)],
+)
+def test_a_persons_words_are_kept_with_their_proof_and_fit_for_every_sink(note: str, kept: str, desk: Desk) -> None:
+    proof = desk.approve("ann", challenge(), **({"note": note} if note else {}))
+    assert (proof.note, proof.groups, proof.at, proof.factor) == (
+        kept,
+        frozenset({"oncall"}),
+        NOW,
+        desk.store.factors.of("ann")[0].id,
+    )
+
+
+@pytest.mark.parametrize("evidence", [{"note": 7}, {"method": 7}, {"method": "oracle"}, {"decision": None}], ids=str)
+def test_evidence_of_another_type_or_method_is_none_and_loses_no_code(evidence: dict[str, Json], desk: Desk) -> None:
+    whole = {"as": "ann", "code": desk.apps["ann"].at(NOW), "view_digest": render(challenge()).digest}
+    with pytest.raises(ProofError):
+        desk.factor().verify(challenge(), {**whole, **evidence}, NOW)
+    assert not desk.spent("ann")
+
+
+def test_an_agent_that_nobody_enrolled_has_no_owner_to_bar(desk: Desk) -> None:
+    stranger = challenge(principal=Principal(subject="jwt-agent", credential="ab" * 8))
+    assert desk.approve("oli", stranger).subject == "oli"
 
 
 @pytest.mark.parametrize("name", ["oli", "eve", "robot"])
@@ -584,8 +669,9 @@ def test_only_p256_keys_can_be_enrolled() -> None:
         with pytest.raises(ProofError) as refused:
             public_key(key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
         assert refused.value.reason is Code.FACTOR_UNSUITABLE
-    with pytest.raises(ProofError):
+    with pytest.raises(ProofError) as refused:
         public_key(b"not a key")
+    assert refused.value.reason is Code.FACTOR_UNSUITABLE
 
 
 # ------------------------------------------------------------------ requirements in full

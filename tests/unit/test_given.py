@@ -38,6 +38,7 @@ from guard.quorum import GIVEN, INTENT
 from guard.reasons import Code, Reason
 from guard.stepup import given
 from guard.stepup.ceremony import Ceremony
+from guard.stepup.intent import Manifest
 from guard.stepup.view import render
 from guard.stepup.vote import Vote
 from guard.store.codec import decode, encode
@@ -400,6 +401,26 @@ async def test_a_limit_that_was_on_the_page_is_answered(room: Room) -> None:
     assert (await room.ask(reasons=(over,))).state is State.SATISFIED
 
 
+async def test_what_was_given_is_on_record_with_whose_word_it_rests_on(room: Room) -> None:
+    asked = await room.ask()
+    identifier = await room.allow(asked)
+    found = room.store.intents.get(identifier)
+    assert found is not None
+    assert room.ledger.last("intent.given") == {
+        "intent": identifier,
+        "signer": "ann",
+        "factor": room.store.factors.of("ann", "totp")[0].id,
+        "challenge_id": asked.id,
+        "agent": "deployer",
+        "server": "payments",
+        "tool": "refund",
+        "manifest_digest": digest(found.payload),
+        "begins": int(room.clock.wall),
+        "ends": int(room.clock.wall) + 600,
+        "uses": 2,
+    }
+
+
 async def test_a_passkey_signs_what_it_allows(room: Room) -> None:
     vote = Vote(challenge=await room.ask(), approver="ann", decision="approve", view_digest="v", evidence={})
     wished = given.Also(1, 10)
@@ -417,6 +438,121 @@ async def test_what_is_kept_is_read_back_strictly(room: Room) -> None:
     for spoiled in (b"{", b"[]", b"{}", found.payload.replace(b'"v":1', b'"v":2'), found.payload[:-1] + b',"x":1}'):
         with pytest.raises(ProofInvalidError):
             given.stated(spoiled)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"also_uses": "2"},
+        {"also_minutes": "10"},
+        {"also_when": "true"},
+        {"also_uses": "2", "also_when": "true"},
+        {"also_minutes": "10", "also_when": "true"},
+        {"also_uses": "0", "also_minutes": "10"},
+        {"also_uses": "2", "also_minutes": "0"},
+        {"also_uses": "1000000", "also_minutes": "10"},
+        {"also_uses": "2", "also_minutes": "-1"},
+        {"also_uses": "2 ", "also_minutes": "10"},
+        {"also_uses": "٢", "also_minutes": "10"},
+        {"also_uses": 2, "also_minutes": "10"},
+        {"also_uses": "2", "also_minutes": 10},
+        {"also_uses": "2", "also_minutes": "10", "also_when": None},
+    ],
+    ids=str,
+)
+def test_half_a_wish_is_none(said: Mapping[str, Json]) -> None:
+    with pytest.raises(ProofInvalidError):
+        given.wanted(said)
+
+
+def test_a_whole_wish_is_read_and_none_is_none() -> None:
+    assert given.wanted({"also_uses": "2", "also_minutes": "10"}) == given.Also(2, 10)
+    assert given.wanted({"also_uses": "999999", "also_minutes": "1", "also_when": " x > 1 "}) == given.Also(
+        999_999, 1, "x > 1"
+    )
+    assert given.wanted({}) is given.wanted({"also_uses": "", "also_minutes": "", "also_when": ""}) is None
+
+
+@pytest.mark.parametrize(
+    ("also", "label"),
+    [
+        (given.Also(1, 10), "allows 1 further call within 10 min, with the same arguments"),
+        (given.Also(3, 1, "args.n < 2"), "allows 3 further calls within 1 min, where args.n < 2"),
+    ],
+)
+def test_a_wish_has_one_wording_which_is_shown_recorded_and_signed(also: given.Also, label: str) -> None:
+    assert also.label == label
+
+
+@pytest.mark.parametrize(
+    ("also", "allowed"),
+    [
+        (given.Also(3, 60), True),
+        (given.Also(4, 1), False),
+        (given.Also(1, 61), False),
+        (given.Also(1, 60, "args.amount == 12 && args.to == 'ACME'"), True),
+        (given.Also(1, 60, "args.amount == 13 && args.to == 'ACME'"), False),
+    ],
+    ids=str,
+)
+def test_a_wish_stays_within_the_policy_and_includes_the_call_that_is_looked_at(
+    also: given.Also, allowed: bool
+) -> None:
+    call = nouns.challenge(Demand.CONSENT, further=LIMIT)
+
+    def made() -> object:
+        return given.manifest(also, call, identifier=f"i_{nouns.RANDOM}", person="ann", audience="guard", now=12.75)
+
+    if not allowed:
+        with pytest.raises(ProofError) as refused:
+            made()
+        if not also.when:
+            assert refused.value.reason is Code.NOT_TAKEN
+            assert refused.value.public.endswith("at most 3 further calls within 60 minutes")
+        return
+    assert made() == Manifest(
+        id=f"i_{nouns.RANDOM}",
+        audience="guard",
+        signer="ann",
+        key="",
+        agent="deployer",
+        server="payments",
+        tool="refund",
+        issued=12,
+        begins=12,
+        ends=12 + also.minutes * 60,
+        uses=also.uses,
+        definition="d" * 64,
+        exact="" if also.when else digest(call.arguments),
+        when=also.when,
+        reason=f"given while approving {call.short_digest}",
+    )
+
+
+def test_nothing_further_is_allowed_where_the_policy_names_no_limit() -> None:
+    with pytest.raises(ProofError) as refused:
+        given.manifest(
+            given.Also(1, 1), nouns.challenge(), identifier="i", person="ann", audience="guard", now=nouns.NOW
+        )
+    assert refused.value.reason is Code.NOT_TAKEN
+
+
+async def test_nothing_is_offered_for_what_is_no_tool_or_has_no_limit_nor_what_is_over_or_revoked(room: Room) -> None:
+    identifier = await room.allow(await room.ask())
+    call = nouns.challenge(Demand.CONSENT, arguments=canonical(FIRST), further=LIMIT)
+    assert room.given.evidence(call) == ({"intent": identifier},)
+    stranger = replace(nouns.PRINCIPAL, subject="stranger")
+    assert room.given.evidence(replace(call, principal=stranger)) == ()
+    proof = room.given.verify(call, {"intent": identifier}, room.clock.wall)
+    assert room.given.stands(call, proof)
+    assert not room.given.stands(replace(call, further=Further()), proof)
+    for other in (replace(call, kind="prompt"), replace(call, further=Further()), replace(call, name="other")):
+        assert room.given.evidence(other) == ()
+    room.clock.wall += 600
+    assert room.given.evidence(call) == ()
+    room.clock.wall -= 300
+    room.store.intents.revoke(identifier, room.clock.wall)
+    assert room.given.evidence(call) == ()
 
 
 # ------------------------------------------------------------------ where the policy lets it be

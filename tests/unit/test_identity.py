@@ -144,7 +144,7 @@ async def test_calls_that_need_the_same_key_at_once_ask_the_store_once(
 ) -> None:
     identifier, key = KeyIdentifier(store, clock), lifecycle.add_agent("robot")
     transactions: list[object] = []
-    event.listen(store._database._engine, "begin", transactions.append)
+    event.listen(store._database._engine, "checkout", lambda *connection: transactions.append(connection))
     async with anyio.create_task_group() as group:
         for _ in range(10):
             group.start_soon(identifier.identify, key)
@@ -208,10 +208,10 @@ async def test_a_call_that_was_judged_with_other_groups_does_not_go_on(
 ) -> None:
     identifier, key = KeyIdentifier(store, clock), lifecycle.add_agent("robot", groups=["release"])
     robot = await identifier.identify(key)
-    await identifier.recheck(robot)
+    identifier.recheck(robot)
     lifecycle.describe_agent("robot", groups=["retired"], claims={})
     with pytest.raises(IdentityError, match="changed since") as caught:
-        await identifier.recheck(robot)
+        identifier.recheck(robot)
     assert caught.value.reason is Code.STALE
 
 

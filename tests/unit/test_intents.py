@@ -36,7 +36,17 @@ from guard.reasons import Code, Reason
 from guard.signer.filekey import FileKey
 from guard.stepup.binding import SKEW, pae
 from guard.stepup.ceremony import Ceremony
-from guard.stepup.intent import LONGEST, MAX_BYTES, MOST, Manifest, parse, payload, require_covers, signed_bytes
+from guard.stepup.intent import (
+    LONGEST,
+    MAX_BYTES,
+    MOST,
+    Manifest,
+    parse,
+    payload,
+    require_covers,
+    require_issued,
+    signed_bytes,
+)
 from guard.store.seal import Keyring
 from guard.store.sql import SqlStore
 from guard.web.intents import Rate
@@ -253,6 +263,110 @@ def test_the_longest_window_and_the_most_uses_are_allowed() -> None:
     assert parse(spoiled(exp=NOW - SKEW + LONGEST, uses=MOST, nbf=NOW - SKEW, ticket="")).uses == MOST
 
 
+@pytest.mark.parametrize(
+    ("changes", "arguments"),
+    [
+        ({}, {"equals": dict(ARGUMENTS)}),
+        ({"equals": None, "exact": "e" * 64}, {"digest": "e" * 64}),
+        ({"equals": {}, "when": "args.n < 3"}, {"equals": {}, "when": "args.n < 3"}),
+    ],
+)
+def test_a_manifest_is_written_in_the_form_of_version_1(
+    changes: dict[str, object], arguments: dict[str, object]
+) -> None:
+    wanted = manifest(key="a" * 64, definition="d" * 64, **changes)
+    text = {
+        "v": 1,
+        "typ": "guard.intent",
+        "aud": "guard",
+        "id": "i_" + "0" * 22,
+        "signer": "releases",
+        "key": "a" * 64,
+        "agent": "deployer",
+        "upstream": "payments",
+        "tool": "refund",
+        "tool_schema_digest": "d" * 64,
+        "arguments": arguments,
+        "iat": NOW,
+        "nbf": NOW,
+        "exp": NOW + 600,
+        "uses": 1,
+        "ticket": "CHG0030001",
+        "reason": "release 1.4.2",
+    }
+    raw = payload(wanted)
+    assert raw == json.dumps(text, sort_keys=True, separators=(",", ":")).encode()
+    assert parse(raw) == wanted
+    kind = "application/vnd.guard.intent.v1+json"
+    assert signed_bytes(raw) == f"DSSEv1 {len(kind)} {kind} {len(raw)} ".encode() + raw
+    assert envelope(raw, b"signature", "thumb") == {
+        "payloadType": kind,
+        "payload": base64.b64encode(raw).decode(),
+        "signatures": [{"keyid": "thumb", "sig": base64.b64encode(b"signature").decode()}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"server": "vault"}, "the intent is for another server"),
+        ({"name": "pay"}, "the intent is for another tool"),
+        ({"kind": "resource"}, "the intent is for another tool"),
+        ({"principal": Principal(subject="x", credential="k"), "server": "v"}, "for another agent and server"),
+        (
+            {"principal": Principal(subject="x", credential="k"), "server": "v", "name": "n"},
+            "agent and server and tool",
+        ),
+    ],
+)
+def test_an_agent_is_told_for_what_else_an_intent_is(other: dict[str, object], said: str) -> None:
+    with pytest.raises(ProofWrongCallError, match=said):
+        require_covers(manifest(), call(**other), NOW)
+
+
+@pytest.mark.parametrize(("now", "said"), [(NOW - 0.5, "has not begun"), (NOW + 600, "is over")])
+def test_an_agent_is_told_whether_a_window_has_not_begun_or_is_over(now: float, said: str) -> None:
+    with pytest.raises(ProofExpiredError, match=f"the window of the intent {said}$"):
+        require_covers(manifest(), call(), now)
+
+
+def test_integers_that_a_float_cannot_hold_are_compared_exactly() -> None:
+    text = '{"amount":9007199254740993}'
+    asked = nouns.challenge(arguments=text, digest=digest(text))
+    wanted = manifest(equals={}, when="args.amount == 9007199254740992")
+    assert not covers(wanted, asked)
+    assert covers(replace(wanted, when="args.amount == 9007199254740993"), asked)
+
+
+def test_a_tool_without_arguments_is_covered_by_an_intent_that_names_none() -> None:
+    assert covers(manifest(equals={}), call({}))
+    assert not covers(manifest(equals={}), call({"a": {}}))
+
+
+@pytest.mark.parametrize(
+    ("issued", "enrolled", "ends", "taken"),
+    [
+        (NOW, NOW + SKEW, NOW + 600, True),
+        (NOW, NOW + SKEW + 1, NOW + 600, False),
+        (NOW - 3600, 0, NOW + 600, True),
+        (NOW - 3601, 0, NOW + 600, False),
+        (NOW + SKEW, 0, NOW + 600, True),
+        (NOW + SKEW + 1, 0, NOW + 600, False),
+        (NOW - 9, 0, NOW + 1, True),
+        (NOW - 9, 0, NOW, False),
+    ],
+)
+def test_a_manifest_is_taken_if_it_was_signed_lately_and_is_not_over(
+    issued: int, enrolled: float, ends: int, taken: bool
+) -> None:
+    signed = manifest(issued=issued, begins=issued, ends=ends)
+    if taken:
+        require_issued(signed, enrolled=enrolled, now=NOW, within=3600)
+        return
+    with pytest.raises(ProofExpiredError):
+        require_issued(signed, enrolled=enrolled, now=NOW, within=3600)
+
+
 def test_a_note_is_ticket_and_reason() -> None:
     assert manifest().note == "CHG0030001: release 1.4.2"
     assert manifest(ticket="").note == "release 1.4.2"
@@ -409,6 +523,51 @@ def test_neither_the_agent_nor_its_owner_nor_a_key_of_the_agent_signs_for_it(off
     )
     with pytest.raises(ProofWrongApproverError):
         office.publish()
+
+
+def test_a_key_is_enrolled_with_what_it_may_sign_for_and_that_is_on_record(office: Office) -> None:
+    made, spki = office.enrolled, office.key.public_spki()
+    assert made.id.startswith("f_")
+    assert (made.kind, made.subject, made.created, made.attestation) == ("intent", "releases", NOW, 1)
+    assert made.public == {
+        "algorithm": "ecdsa-p256-sha256",
+        "spki": base64.b64encode(spki).decode(),
+        "agents": ["deploy*"],
+        "servers": ["payments"],
+    }
+    assert office.ledger.last("factor.enrolled") == {
+        "factor": made.id,
+        "kind": "intent",
+        "subject": "releases",
+        "attestation": 1,
+        "agents": ["deploy*"],
+        "servers": ["payments"],
+    }
+
+
+def test_a_new_key_of_one_signer_leaves_those_of_others_alone(office: Office) -> None:
+    office.factor.enroll("changes", new_key().public_spki(), agents=["*"], servers=["*"], attestation=1)
+    assert office.factor.publish(office.signed()).agent == "deployer"
+
+
+def test_why_a_signed_intent_was_not_taken_is_on_record(office: Office) -> None:
+    with pytest.raises(ProofWrongCallError):
+        office.publish(id="i_" + "8" * 22, agent="builder")
+    assert office.ledger.records[-1] == (
+        "intent.rejected",
+        {
+            "intent": "i_" + "8" * 22,
+            "signer": "releases",
+            "agent": "builder",
+            "reasons": [
+                {
+                    "code": Code.PROOF_WRONG_CALL.value,
+                    "by": "",
+                    "evidence": "the key of releases may not sign for this agent",
+                }
+            ],
+        },
+    )
 
 
 def test_a_key_that_is_enrolled_for_something_else_cannot_be_enrolled_for_intents(office: Office) -> None:

@@ -295,6 +295,8 @@ async def test_a_noted_record_reaches_the_disk_by_itself(tmp_path: Path, lanes: 
         ("decision.made", {"decision": "deny"}, False),
         ("decision.made", {"decision": "challenge"}, True),
         ("grant.consumed", {}, True),
+        ("proof.accepted", {"missing": ""}, True),
+        ("proof.accepted", {"missing": "consent"}, False),
         ("call.concluded", {}, False),
         ("call.rejected", {}, False),
     ],

@@ -44,6 +44,19 @@ def test_only_refusals_and_silence_since_the_last_yes_count(seen: list[State]) -
     assert (last > 0) == (count > 0)
 
 
+@pytest.mark.parametrize("neither", [State.CANCELLED, State.STALE, State.REVOKED])
+def test_what_was_closed_for_another_reason_neither_counts_nor_ends_a_row(neither: State) -> None:
+    row = [ended(n, state, nouns.NOW + n) for n, state in enumerate([YES, NO, neither, State.EXPIRED, neither])]
+    assert refused_in_a_row(row) == (2, nouns.NOW + 3)
+
+
+@pytest.mark.parametrize(
+    ("count", "seconds"), [(9, 0.0), (10, 0.5), (11, 1.0), (12, 2.0), (22, 2048.0), (23, 3600.0), (10_000, 3600.0)]
+)
+def test_a_first_wait_of_less_than_a_second_is_one(count: int, seconds: float) -> None:
+    assert wait_after(count, Bounds(back_off=0.5)) == seconds
+
+
 def test_what_only_a_machine_could_have_answered_says_nothing_about_people() -> None:
     assert refused_in_a_row([ended(1, State.EXPIRED, nouns.NOW, Demand.POSSESSION)]) == (0, 0.0)
 

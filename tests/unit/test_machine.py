@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -32,6 +33,7 @@ from guard.stepup.machine import (
     Revoked,
     Staled,
     Wake,
+    changed_terms,
     step,
 )
 from tests import nouns, reference
@@ -155,6 +157,26 @@ def test_a_record_of_a_proof_names_its_class() -> None:
     assert record.event == "proof.accepted"
     assert record.fields["proof"]["class"] == "consent"
     assert record.fields["missing"] == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, ""),
+        ({"principal": replace(nouns.PRINCIPAL, credential="rotated")}, "the credential"),
+        ({"policy_revision": "s" * 64}, "the policy"),
+        ({"definition": "e" * 64}, "the tool's definition"),
+        ({"requirement": Requirement(frozenset({Demand.POSSESSION}))}, "the requirement"),
+        ({"policy_revision": "s" * 64, "definition": "e" * 64}, "the policy and the tool's definition"),
+    ],
+)
+def test_what_a_challenge_no_longer_agrees_with_is_said_in_words(changes: dict[str, object], said: str) -> None:
+    assert changed_terms(PENDING, replace(PENDING, **changes)) == said
+
+
+def test_a_demand_that_another_one_includes_changes_no_terms() -> None:
+    two = nouns.challenge(Demand.TWO_PEOPLE)
+    assert changed_terms(two, nouns.challenge(Demand.TWO_PEOPLE, Demand.CONSENT)) == ""
 
 
 def test_no_record_holds_an_argument() -> None:

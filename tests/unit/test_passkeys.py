@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, SECP384R1, generate_private_key
+from fido2 import cbor
+from fido2.cose import ES256, CoseKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,7 +36,7 @@ from guard.model import Challenge, Demand, Proof, ProofClass
 from guard.reasons import Code
 from guard.requirement import satisfied
 from guard.stepup.view import render
-from guard.stepup.vote import Vote
+from guard.stepup.vote import Vote, passkey_challenge
 from guard.store.seal import Keyring
 from guard.store.sql import SqlStore
 from guard.testing import race
@@ -437,3 +440,154 @@ def test_garbage_is_refused_and_never_crashes(client: str, data: str, signature:
     for refused in refusals:
         with pytest.raises(ProofError):
             refused()
+
+
+# ------------------------------------------------------------------ what browsers are asked, what is on record
+
+
+def test_a_browser_is_asked_to_create_a_passkey_as_webauthn_has_it(office: Office) -> None:
+    ann = office.hire("ann")
+    asked = office.passkeys.begin_enrolment(office.passkeys.invite("ann", by="root"))
+    once, options = asked["once"], dict(asked["publicKey"])
+    signed = passkey_challenge("guard.enrolment", audience="guard", once=str(once), approver="ann")
+    assert options.pop("user") == {
+        "id": webauthn.encode(sha256(b"guard\0ann").digest()),
+        "name": "ann",
+        "displayName": "ann",
+    }
+    assert options == {
+        "rp": {"id": "localhost", "name": "guard"},
+        "challenge": webauthn.encode(signed),
+        "pubKeyCredParams": [{"type": "public-key", "alg": alg} for alg in (-7, -8, -257)],
+        "authenticatorSelection": {"residentKey": "required", "userVerification": "required"},
+        "attestation": "none",
+        "excludeCredentials": [{"type": "public-key", "id": webauthn.encode(ann.credential)}],
+        "timeout": 300_000,
+    }
+
+
+def test_a_browser_is_asked_to_sign_as_webauthn_has_it_and_a_login_names_no_passkey(office: Office) -> None:
+    ann = office.hire("ann")
+    mine = [{"type": "public-key", "id": webauthn.encode(ann.credential)}]
+    login = office.passkeys.begin_login()
+    signed = passkey_challenge("guard.login", audience="guard", once=str(login["once"]))
+    for asked, allowed in ((login, []), (office.asked("ann"), mine)):
+        options = dict(asked["publicKey"])
+        challenge_ = options.pop("challenge")
+        assert options == {
+            "rpId": "localhost",
+            "allowCredentials": allowed,
+            "userVerification": "required",
+            "timeout": 300_000,
+        }
+        assert (challenge_ == webauthn.encode(signed)) is (asked is login)
+
+
+def test_invitations_enrolments_and_lost_passkeys_are_on_record(office: Office) -> None:
+    office.hire("ann")
+    [factor] = office.store.factors.of("ann")
+    assert office.ledger.last("approver.invited") == {"approver": "ann", "by": "root", "lost": False}
+    assert office.ledger.last("factor.enrolled") == {"factor": factor.id, "kind": "webauthn", "subject": "ann"}
+    office.passkeys.invite("ann", by="ben", lost=True)
+    assert office.ledger.last("factor.revoked") == {"factor": factor.id, "kind": "webauthn", "subject": "ann"}
+    assert office.ledger.last("approver.invited") == {"approver": "ann", "by": "ben", "lost": True}
+    office.passkeys.invite("ann", by="ben", lost=True)
+    assert office.ledger.events.count("factor.revoked") == 1
+
+
+def test_an_enrolled_passkey_is_kept_with_its_credential_key_counter_and_whether_it_is_synced(office: Office) -> None:
+    ann = office.hire("ann", Device(counter=7))
+    [factor] = office.store.factors.of("ann")
+    key = cbor.encode(dict(ES256.from_cryptography_key(ann.key.public_key())))
+    assert factor.public == {
+        "credential": webauthn.encode(ann.credential),
+        "key": webauthn.encode(key),
+        "synced": False,
+    }
+    assert (factor.kind, factor.subject, factor.counter) == ("webauthn", "ann", 7)
+    assert factor.id == "f_" + sha256(b"guard.passkey/1\0" + ann.credential).hexdigest()[:32]
+
+
+def test_the_counter_of_an_assertion_is_kept_and_the_next_must_be_larger(office: Office) -> None:
+    ann = office.hire("ann", Device(counter=7))
+    before = office.store.factors.of("ann")[0]
+    office.vote("ann", ann.get(office.asked("ann")))
+    after = office.store.factors.of("ann")[0]
+    assert (after.counter, after.version) == (8, before.version + 1)
+
+
+P256, EDWARDS, RSA = {1: 2, 3: -7, -1: 1}, {1: 1, 3: -8, -1: 6}, {1: 3, 3: -257}
+
+
+@pytest.mark.parametrize(
+    ("cose", "sound"),
+    [
+        (P256, True),
+        (EDWARDS, True),
+        (RSA | {-1: b"\x80" + b"\0" * 255}, True),
+        (RSA | {-1: b"\x7f" + b"\xff" * 255}, False),  # 2047 bits
+        (RSA | {-1: b"\0" * 64 + b"\xff" * 255}, False),  # 2040 bits, and zeros before
+        (P256 | {-1: 2}, False),
+        (P256 | {-1: 6}, False),
+        (EDWARDS | {-1: 1}, False),
+        (EDWARDS | {-1: 7, -2: 6}, False),
+        ({1: 2, 3: -35, -1: 1}, False),
+        ({1: 2, 3: 7, -1: 6}, False),
+        ({1: 3, 3: -258, -1: b"\x80" + b"\0" * 255}, False),
+        ({1: 3, 3: 257, -1: b"\x80" + b"\0" * 255}, False),
+        ({}, False),
+    ],
+    ids=str,
+)
+def test_a_key_is_taken_only_on_its_curve_and_of_its_length(cose: dict[int, object], sound: bool) -> None:
+    key = CoseKey(cose)
+    if sound:
+        webauthn._require_sound(key)
+        return
+    with pytest.raises(ProofError) as refused:
+        webauthn._require_sound(key)
+    assert refused.value.reason is Code.FACTOR_UNSUITABLE
+
+
+@pytest.mark.parametrize("raw", [b"", b"\0", b"=", b"ab", b"\xff\xfe\xfd", b"\xfb\xff" * 40, b"\n \t"])
+def test_bytes_have_one_spelling_in_base64url(raw: bytes) -> None:
+    text = base64.urlsafe_b64encode(raw).decode().rstrip("=")
+    assert webauthn.encode(raw) == text
+    assert webauthn.decode(text) == raw
+
+
+@pytest.mark.parametrize(
+    "text", ["-_=", "YQ==", "YR", "a", "+/+/", "YW Jj", "YWJj\n", "Ä", "YWJj" * 4097], ids=lambda text: text[:9]
+)
+def test_every_other_spelling_is_refused(text: str) -> None:
+    with pytest.raises(ProofInvalidError):
+        webauthn.decode(text)
+
+
+def test_the_longest_text_is_taken() -> None:
+    assert len(webauthn.decode("YWJj" * 4096)) == 3 * 4096
+
+
+@pytest.mark.parametrize(
+    ("url", "domain"),
+    [
+        ("https://guard.example", "guard.example"),
+        ("https://Guard.Example:8443", "guard.example"),
+        ("http://localhost:7001", "localhost"),
+        ("http://guard.localhost", "guard.localhost"),
+        ("https://localhost", "localhost"),
+        ("http://guard.example", None),
+        ("http://notlocalhost", None),
+        ("http://localhost.example", None),
+        ("https://192.0.2.1", None),
+        ("https://[::1]", None),
+        ("https://[v1.a:b.c]", None),
+        ("https://", None),
+    ],
+)
+def test_passkeys_are_bound_to_a_name_over_https_or_to_this_machine(url: str, domain: str | None) -> None:
+    site = Site.of(url)
+    assert (site.domain if site else None) == domain
+    if site:
+        assert site.origin == url.lower()
+        assert site.domain_hash == sha256(site.domain.encode()).digest()

@@ -16,6 +16,7 @@ from guard.config import Config
 from guard.drift.assess import Assessor
 from guard.drift.behaviour import Behaviour
 from guard.drift.network import NetworkSignal
+from guard.drift.places import PlaceSignal
 from guard.drift.profiles import Profiles
 from guard.drift.volume import VolumeSignal
 from guard.errors import LedgerUnavailableError, StoreUnavailableError, UpstreamError, WireError
@@ -125,7 +126,10 @@ class Guard:
             clock=self.clock,
         )
         assessor = Assessor(
-            [NetworkSignal(self.profiles)], Behaviour(self.profiles, b"k" * 32), VolumeSignal(self.profiles)
+            [NetworkSignal(self.profiles)],
+            Behaviour(self.profiles, b"k" * 32),
+            VolumeSignal(self.profiles),
+            places=PlaceSignal(self.profiles),
         )
         journal = Journal(self.ledger, Redactor(b"k" * 32), watched=config.watched)
         self.withholding = Withholding(
@@ -155,15 +159,23 @@ class Guard:
             clock=self.clock,
         )
 
-    async def call(self, tool: str, caller: Caller | None = None, **arguments: Json) -> Caller:
+    async def call(
+        self,
+        tool: str,
+        caller: Caller | None = None,
+        *,
+        state: str = "",
+        address: str = "192.0.2.7",
+        **arguments: Json,
+    ) -> Caller:
         caller = caller or Caller()
-        params = {"name": tool, "arguments": arguments}
+        params = {"name": tool, "arguments": arguments} | ({"requestState": state} if state else {})
         raw = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).encode()
         arrival = Arrival(
             message=decode(raw),
             era=Era.LEGACY,
             principal=await self.identifier.identify(self.key),
-            source=Source(transport="http", address="192.0.2.7"),
+            source=Source(transport="http", address=address),
             server="desk",
         )
         await self.pipeline.handle(arrival, caller)
@@ -177,6 +189,13 @@ class Guard:
     @property
     def outcomes(self) -> list[Json]:
         return [fields["outcome"] for event, fields in self.ledger.records if event == "call.concluded"]
+
+    @property
+    def doubts(self) -> str:
+        """The findings about the call that was judged last."""
+        return [str(fields.get("findings", "")) for event, fields in self.ledger.records if event == "decision.made"][
+            -1
+        ]
 
 
 @pytest.fixture
@@ -320,6 +339,16 @@ async def test_over_its_limit_an_agent_needs_a_proof_for_each_further_call(guard
     assert (await guard.call("few", n=2)).forwards == 1
     assert (await guard.call("few", n=3)).forwards == 0
     assert (await guard.call("note")).forwards == 1
+
+
+async def test_a_call_whose_tool_server_asked_for_more_input_counts_once(guard: Guard) -> None:
+    asks = Caller(ran=lambda: Outcome(ending=Ending.OK, state="more?"))
+    assert (await guard.call("few", n=0)).forwards == 1
+    assert (await guard.call("few", asks, n=1)).forwards == 1
+    assert (await guard.call("few", state="less?", n=1)).forwards == 0
+    assert (await guard.call("few", state="more?", n=2)).forwards == 0
+    assert (await guard.call("few", state="more?", n=1)).forwards == 1
+    assert (await guard.call("few", state="more?", n=1)).forwards == 0
 
 
 async def test_calls_at_the_same_moment_do_not_pass_a_limit_together(guard: Guard) -> None:
@@ -627,3 +656,37 @@ async def test_where_calls_are_only_watched_nothing_is_withheld(tmp_path: Path) 
     await guard.call("table", Caller(lambda: Outcome(ending=Ending.OK, body=events.encode(), result_bytes=99)))
     assert (guard.ledger.last("result.withheld")["tool"], guard.ledger.last("result.withheld")["rows"]) == ("table", 3)
     guard.store.close()
+
+
+@pytest.mark.parametrize(
+    ("tool", "ran"), [("note", Caller().ran), ("note", broken), ("note", defect), ("wipe", broken)]
+)
+async def test_a_call_is_in_flight_until_it_ended_however_it_ended(
+    guard: Guard, tool: str, ran: Callable[[], Outcome]
+) -> None:
+    await guard.call("note")
+    await guard.call(tool, Caller(ran))
+    await guard.call("note", address="203.0.113.9")
+    assert "new_network" in guard.doubts
+    assert "two_places" not in guard.doubts
+
+
+async def test_a_call_from_elsewhere_while_another_runs_is_in_two_places(guard: Guard) -> None:
+    began, go_on = anyio.Event(), anyio.Event()
+
+    class Slow(Caller):
+        async def forward(self, gauge: Gauge | None = None) -> Outcome:
+            del gauge
+            began.set()
+            await go_on.wait()
+            return Outcome(ending=Ending.OK)
+
+    await guard.call("note")
+    async with anyio.create_task_group() as group:
+        group.start_soon(guard.call, "note", Slow())
+        with anyio.fail_after(30):
+            await began.wait()
+        await guard.call("note", address="203.0.113.9")
+        go_on.set()
+    assert "two_places" in guard.doubts
+    assert "203.0.113.0/24 while one from 192.0.2.0/24 was running" in guard.doubts

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guard.model import Demand, State
+from guard.model import Demand, Further, Principal, ProofClass, Quorum, Requirement, State
+from guard.requirement import missing
 from guard.stepup.view import pretty, render
-from guard.stepup.visible import visible
+from guard.stepup.visible import bounded, visible
 from guard.wire.canonical import canonical, digest
 from tests import nouns
 
@@ -46,6 +47,30 @@ _json = st.recursive(
 )
 def test_what_hides_or_deceives_is_spelled_out(text: str, shown: str) -> None:
     assert visible(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\u03bb\u0307", "\u03bb⟨U+0307 COMBINING DOT ABOVE⟩"),
+        ("\u0436\u0307", "\u0436⟨U+0307 COMBINING DOT ABOVE⟩"),
+        ("1\u0307", "1⟨U+0307 COMBINING DOT ABOVE⟩"),
+        ("\u0307x", "⟨U+0307 COMBINING DOT ABOVE⟩x"),
+        ("\u0915\u0902", "\u0915\u0902"),  # Devanagari needs its marks
+        ("p\u0251ypal", "p⟨U+0251 LATIN SMALL LETTER ALPHA⟩ypal"),
+        ("日本語ab", "日本語ab"),
+        ("\u0430\u0435", "⟨U+0430 CYRILLIC SMALL LETTER A⟩⟨U+0435 CYRILLIC SMALL LETTER IE⟩"),
+        ("\u0430\u0436", "\u0430\u0436"),
+        ("a x\u0430", "a x⟨U+0430 CYRILLIC SMALL LETTER A⟩"),
+    ],
+)
+def test_marks_and_letters_are_judged_by_what_stands_beside_them(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+def test_a_persons_words_are_bounded_and_say_how_much_was_left_out() -> None:
+    assert bounded("x" * 500) == "x" * 500
+    assert bounded("x" * 503) == "x" * 500 + " … (3 characters more)"
 
 
 def test_a_word_made_only_of_look_alikes_is_spelled_out() -> None:
@@ -131,3 +156,102 @@ def test_an_ended_challenge_says_that_its_arguments_are_gone() -> None:
     text = render(challenge).text
     assert "erased when the challenge ended" in text
     assert "ann: no" in text
+
+
+def test_the_view_is_the_same_text_in_every_version_since_proofs_hold_its_digest() -> None:
+    call = nouns.challenge(
+        principal=replace(nouns.PRINCIPAL, on_behalf_of="oli"),
+        requirement=Requirement(
+            frozenset({Demand.TWO_PEOPLE}),
+            quorums=frozenset({Quorum(proof_class=ProofClass.CONSENT, group="oncall")}),
+            barred=frozenset({"zoe", "cy"}),
+        ),
+        effects=frozenset({"move_money", "destroy"}),
+        arguments='{"amount":12,"empty":{},"list":[1,[],"a:b"],"to":{"name":"ACME"}}',
+        findings=(nouns.finding(evidence="192.0.2.0/24"),),
+        further=Further(3, 5400),
+        proofs=(
+            replace(nouns.consent(), note="planned", solo=True),
+            replace(nouns.consent("releases", "intent"), attestation=0),
+            replace(nouns.consent("ci", "intent"), attestation=1),
+        ),
+    )
+    assert (
+        render(call, width=200).text
+        == f"""\
+challenge  c_{nouns.RANDOM}, pending
+digest     {call.short_digest}
+agent      deployer of olga, key 1a2b3c4d5e6f7a8b
+on behalf  oli
+wants      tool refund
+on server  payments
+tagged     sensitive, destroy, move_money
+rule       payments.yaml#tools.refund
+policy     {"r" * 64}
+because    {call.reasons[0]}
+unusual    {call.findings[0].reason} (signal s, unusual, doubt about identity)
+required   {call.requirement.label}, people of group approvers
+           {call.requirement.terms[0]}
+may allow  up to 3 further calls of this tool, within 90 minutes
+but not by cy, zoe, who changed the policy last
+given      consent by ann, who owns the agent, totp, 2027-01-15 08:00:00 UTC: planned
+given      consent by releases, whose key is in no known token, intent, 2027-01-15 08:00:00 UTC
+given      consent by ci, intent, 2027-01-15 08:00:00 UTC
+missing    {missing(call.requirement, call.proofs)}
+opened     2027-01-15 08:00:00 UTC
+expires    2027-01-15 08:15:00 UTC
+
+arguments
+  {{
+    "amount": 12,
+    "empty": {{}},
+    "list": [
+      1,
+      [],
+      "a:b"
+    ],
+    "to": {{
+      "name": "ACME"
+    }}
+  }}
+"""
+    )
+
+
+def test_the_view_says_so_where_nothing_is_known_named_or_missing() -> None:
+    call = nouns.challenge(
+        principal=Principal(subject="deployer", credential="", owner=""),
+        rule="",
+        policy_revision="",
+        proofs=(nouns.consent(),),
+        state=State.CANCELLED,
+        arguments="",
+        ended_because="nobody waits for it",
+    )
+    lines = render(call).text.splitlines()
+    for line in (
+        "agent      deployer, key unknown",
+        "rule       none names this",
+        "policy     none",
+        "missing    nothing",
+        "ended      nobody waits for it",
+        "  (erased when the challenge ended)",
+    ):
+        assert line in lines
+
+
+def test_where_nothing_is_required_nobody_is_named() -> None:
+    call = nouns.challenge(requirement=Requirement())
+    assert f"required   {call.requirement.label}" in [line.rstrip() for line in render(call).text.splitlines()]
+
+
+def test_a_long_line_is_broken_at_a_blank_of_its_second_half_and_else_where_it_is_full() -> None:
+    def lines(rule: str) -> list[str]:
+        text = render(nouns.challenge(rule=rule), width=51).text
+        return text.split("rule       ")[1].split("policy ")[0].splitlines()
+
+    assert lines("x" * 40) == ["x" * 40]
+    assert lines("x" * 41) == ["x" * 38, " " * 11 + "↳ xxx"]
+    assert lines("x" * 39 + " " + "y" * 5) == ["x" * 38, " " * 11 + "↳ x yyyyy"]
+    assert lines("x" * 30 + " " + "y" * 20) == ["x" * 30 + " ", " " * 11 + "↳ " + "y" * 20]
+    assert lines("x" * 18 + " " + "y" * 23) == ["x" * 18 + " " + "y" * 19, " " * 11 + "↳ yyyy"]
