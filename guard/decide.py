@@ -21,13 +21,15 @@ from guard.model import (
     Finding,
     Further,
     Grant,
+    Limit,
     Permit,
     ProofClass,
+    Quorum,
     Requirement,
     Sensitivity,
 )
 from guard.reasons import Code, Reason
-from guard.requirement import required, satisfied
+from guard.requirement import asks, required, satisfied
 
 KINDS: Final = frozenset({"tool", "resource", "prompt", "protocol"})
 
@@ -70,9 +72,66 @@ def decide(
     for grant in grants:
         if covers(grant, call, revision=classification.revision, requirement=requirement, now=now):
             return Permit(reasons=(Reason(Code.GRANTED, by=grant.id), *reasons), grant=grant)
+    further = _further(classification, requirement, settings.irreversible)
+    return _challenge(
+        call, classification, requirement, reasons, findings, further=further, opened=now, life=settings.expires
+    )
+
+
+def decide_result(
+    call: Call,
+    classification: Classification,
+    findings: Sequence[Finding],
+    grants: Sequence[Grant],
+    now: float,
+    *,
+    over: Sequence[Limit],
+    reasons: Sequence[Reason],
+    settings: Settings,
+) -> Decision:
+    """Decide whether what a call brought back may be delivered; the call itself has run, with all that it needed.
+
+    `call` stands for the result: its kind, digest and id are the result's own. What is required is what the limits that
+    it is `over` ask for and what the `findings` about it add. Where that is nothing (the policy has changed since),
+    it is consent: a result was withheld, and nobody has looked at it yet.
+    """
+    random = _CALL_ID.fullmatch(call.id)
+    if not random or not math.isfinite(now) or not 0 < settings.expires < math.inf or not call.digest:
+        return Deny(reasons=(Reason(Code.INTERNAL, by="decide", evidence="unusable result id, time or settings"),))
+    if classification.refusal is not None:
+        return Deny(reasons=(classification.refusal, *classification.reasons))
+    demands = frozenset[Demand]().union(
+        *(limit.demands for limit in over), *(asks(finding, classification.sensitivity) for finding in findings)
+    )
+    quorums = frozenset[Quorum]().union(*(limit.quorums for limit in over))
+    requirement = Requirement(
+        demands if demands or quorums else frozenset({Demand.CONSENT}),
+        approvers=classification.approvers,
+        strict=classification.sensitivity is Sensitivity.CRITICAL,
+        quorums=quorums,
+        barred=classification.barred,
+    )
+    for grant in grants:
+        if covers(grant, call, revision=classification.revision, requirement=requirement, now=now):
+            return Permit(reasons=(Reason(Code.GRANTED, by=grant.id), *reasons), grant=grant)
+    return _challenge(call, classification, requirement, tuple(reasons), findings, opened=now, life=settings.expires)
+
+
+def _challenge(
+    call: Call,
+    classification: Classification,
+    requirement: Requirement,
+    reasons: tuple[Reason, ...],
+    findings: Sequence[Finding],
+    *,
+    further: Further = Further(),  # noqa: B008 - frozen
+    opened: float,
+    life: float,
+) -> Challenge:
+    """A challenge whose id and nonce are the random part of the call's id, and that lasts `life` seconds."""
     return Challenge(
-        id=f"c_{random[1]}",
-        nonce=random[1],
+        id=f"c_{call.id[2:]}",
+        nonce=call.id[2:],
         principal=call.principal,
         server=call.server,
         method=call.method,
@@ -88,9 +147,9 @@ def decide(
         requirement=requirement,
         reasons=reasons,
         findings=tuple(findings),
-        further=_further(classification, requirement, settings.irreversible),
-        opened=now,
-        expires=now + settings.expires,
+        further=further,
+        opened=opened,
+        expires=opened + life,
     )
 
 

@@ -242,16 +242,25 @@ class Call:
         return self.digest[:6]
 
 
+class Measure(StrEnum):
+    """What a limit counts: calls that ran, or bytes or rows of results that were delivered."""
+
+    CALLS = "calls"
+    BYTES = "bytes"
+    ROWS = "rows"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """How many calls one principal may make in `seconds` before each further one needs `demands` and `quorums`.
+    """How much one principal may have in `seconds` before each further call, or result, needs `demands` and `quorums`.
 
     `name` is that of the policy's entry or file, whose calls are counted together; `reason` is in its owner's words.
     """
 
     name: str
-    calls: int
+    most: int
     seconds: float
+    measure: Measure = Measure.CALLS
     demands: frozenset[Demand]
     quorums: frozenset[Quorum] = frozenset()
     reason: str = ""

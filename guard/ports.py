@@ -14,6 +14,7 @@ from guard.intents import Intents
 from guard.model import Call, Challenge, Finding, Json, Principal, Proof, State
 from guard.notices import Notice, Notices
 from guard.people import People, Range
+from guard.results import Results
 
 # ------------------------------------------------------------------ time
 
@@ -355,6 +356,10 @@ class Store(Protocol):
     @property
     def people(self) -> People:
         """What the console remembers."""
+
+    @property
+    def results(self) -> Results:
+        """Withheld results."""
 
     def changed(self) -> int:
         """A number that moves whenever another connection committed; cheap enough to poll ten times a second."""

@@ -35,6 +35,7 @@ class Code(StrEnum):
     RULE_FAILED = "rule_failed", "a rule's condition could not be evaluated, so its stricter branch counts"
     NOT_ALLOWED = "not_allowed", "the owner lets other agents call this, not this one"
     OVER_LIMIT = "over_limit", "this agent has called it as often as its owner expects in that time"
+    RESULT_LIMIT = "result_limit", "what came back is more than its owner lets one agent take in that time"
     INNER_CALL = "inner_call", "what the tool is told to run counts as if it were called itself"
     INNER_UNKNOWN = "inner_unknown", "what the tool is told to run cannot be told, so it counts as critical"
     REQUIRED = "required", "the policy demands this proof whether or not anything is unusual"
@@ -139,6 +140,8 @@ class Code(StrEnum):
     FACTOR_UNAVAILABLE = "factor_unavailable", "the signer or the token cannot be reached"
     CHANNEL_FAILED = "channel_failed", "a notification could not be delivered"
     UPSTREAM_UNAVAILABLE = "upstream_unavailable", "the tool server cannot be reached"
+    RESULT_WITHHELD = "result_withheld", "the call ran, once; what came back is withheld for now"
+    RESULT_GONE = "result_gone", "the call ran, once; what came back was withheld and will not be delivered"
     UPSTREAM_BROKE = "upstream_broke", "the tool server broke off after it received the call; the outcome is unknown"
     ANSWER_LOST = "answer_lost", "the connection broke and the answer is not kept any more; the outcome is unknown"
     UPSTREAM_RESTING = (

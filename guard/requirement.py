@@ -92,7 +92,7 @@ def required(
         demands.add(Demand.CONSENT)
         reasons.append(Reason(Code.IRREVERSIBLE, by=classification.owner, evidence=", ".join(sorted(lasting))))
     for finding in findings:
-        if added := _asks(finding, classification.sensitivity):
+        if added := asks(finding, classification.sensitivity):
             demands.update(added)
             reasons.append(finding.reason)
     requirement = Requirement(
@@ -124,7 +124,7 @@ def _tag(classification: Classification) -> Reason:
     return Reason(code, by=classification.owner)
 
 
-def _asks(finding: Finding, sensitivity: Sensitivity) -> tuple[Demand, ...]:
+def asks(finding: Finding, sensitivity: Sensitivity) -> tuple[Demand, ...]:
     """What one finding adds at this sensitivity."""
     match finding.cause:
         case Doubt.IDENTITY:

@@ -54,6 +54,7 @@ from guard.proxy.shown import shown
 from guard.proxy.stdio import StdioFront
 from guard.proxy.upstream import Upstreams
 from guard.proxy.volumes import Volumes
+from guard.proxy.withholding import Withholding
 from guard.web.application import api
 from guard.web.services import Services
 
@@ -123,6 +124,19 @@ class Engine:
         self.identifier = KeyIdentifier(store, clock)
         self.ceremony = desk.ceremony()
         self._dispatcher, self._denials = desk.dispatcher(), desk.denials(self.ceremony)
+        pausing, journal, assessor = self._pausing(), self._journal(), self._assessor(profiles)
+        self._withholding = Withholding(
+            config=config,
+            results=store.results,
+            challenges=store.challenges,
+            recheck=self.identifier.recheck,
+            volumes=self._volumes,
+            assessor=assessor,
+            ceremony=self.ceremony,
+            pausing=pausing,
+            journal=journal,
+            clock=clock,
+        )
         self.pipeline = Pipeline(
             config=config,
             policies=lambda: self._directory.current,
@@ -130,27 +144,38 @@ class Engine:
             catalogue=self.catalogue,
             memory=self._memory,
             volumes=self._volumes,
-            assessor=self._assessor(profiles),
+            assessor=assessor,
             ceremony=self.ceremony,
-            pausing=Pausing(
-                config=config,
-                ceremony=self.ceremony,
-                challenges=store.challenges,
-                catalogue=self.catalogue,
-                habits=Habits(store.baselines, clock),
-                seal=desk.keyring,
-                clock=clock,
-            ),
-            journal=Journal(
-                desk.ledger,
-                desk.redactor,
-                same_uid=[name for name, one in config.servers.items() if one.command],
-                watched=config.watched,
-            ),
+            pausing=pausing,
+            withholding=self._withholding,
+            journal=journal,
             clock=clock,
         )
         self.ready, self.changes = False, Changes()
         self._local: Listening | None = None
+
+    def _pausing(self) -> Pausing:
+        """The pause ladder."""
+        desk = self._desk
+        return Pausing(
+            config=desk.config,
+            ceremony=self.ceremony,
+            challenges=desk.store.challenges,
+            catalogue=self.catalogue,
+            habits=Habits(desk.store.baselines, desk.clock),
+            seal=desk.keyring,
+            clock=desk.clock,
+        )
+
+    def _journal(self) -> Journal:
+        """What writes the records of calls."""
+        config = self._desk.config
+        return Journal(
+            self._desk.ledger,
+            self._desk.redactor,
+            same_uid=[name for name, one in config.servers.items() if one.command],
+            watched=config.watched,
+        )
 
     def _assessor(self, profiles: Profiles) -> Assessor:
         """Every signal of drift."""
@@ -188,6 +213,7 @@ class Engine:
         for name in watched:
             log.warning("server.watched", server=name, remedy="nothing is held or refused while enforce = false")
         self._tell_policy(Refresh(changed=True))
+        self._withholding.refresh()
         async with anyio.create_task_group() as group:
             await group.start(desk.ledger.run)
             await group.start(self.ceremony.run)
@@ -195,6 +221,7 @@ class Engine:
             group.start_soon(self.catalogue.run)
             group.start_soon(self._memory.run)
             group.start_soon(self._volumes.run)
+            group.start_soon(self._withholding.run)
             group.start_soon(self._look_around)
             group.start_soon(self._forget)
             group.start_soon(self._reread)
@@ -253,7 +280,7 @@ class Engine:
             path.unlink(missing_ok=True)
 
     async def _look_around(self) -> None:
-        """Forget what other processes may have changed: keys, pins."""
+        """Forget what other processes may have changed: keys, pins, withheld results."""
         store, last = self._desk.store, -1
         while True:
             await anyio.sleep(_LOOK)
@@ -262,6 +289,7 @@ class Engine:
                 if now != last:
                     self.identifier.invalidate()
                     await anyio.to_thread.run_sync(self._reload_pins)
+                    await anyio.to_thread.run_sync(self._withholding.refresh)
                     self.changes.note()
                 last = now
             except StoreUnavailableError as error:

@@ -27,6 +27,7 @@ _OUTCOMES: Final[Mapping[str, str]] = {
     "unknown": "the connection broke after the call was sent; whether it ran is not known, and it is not repeated",
     "pending": "the caller was told that proof is needed",
     "refused": "the call did not run",
+    "released": "nothing ran; the agent got the withheld result of an earlier run",
 }
 _DOUBTS: Final = {"identity": "doubt about who is calling", "intent": "doubt about what is wanted"}
 _MEANINGS: Final[Mapping[str, str]] = {str(code): code.meaning for code in Code}
@@ -193,6 +194,9 @@ def _then(entry: Entry) -> str:
             sentence += f" ({size} bytes)"
         because = "; ".join(_reasons(entry.fields.get("reasons")))
     else:
+        size = entry.fields.get("result_bytes")
+        if event.startswith("result.") and isinstance(size, int):
+            sentence += f" ({size} bytes)"
         told = event in {"challenge.opened", "call.forwarded"}  # their reasons stand above
         because = entry.text("because") or ("" if told else "; ".join(_reasons(entry.fields.get("reasons"))))
     by = entry.text("by")

@@ -76,6 +76,15 @@ class Assessor:
             found += self._places.assess(call)
         return tuple(found)
 
+    def knows_size(self, call: Call) -> bool:
+        """Whether enough is known of this agent to say which size of a result is unusual."""
+        return self._volume is not None and self._volume.knows_size(call)
+
+    def bulky(self, call: Call, size: int) -> tuple[Finding, ...]:
+        """What is unusual about the size of a result, before the agent has it."""
+        found = self._volume.bulky(call, size) if self._volume is not None else None
+        return () if found is None else (found,)
+
     def _assess_who(self, call: Call, who: _Who) -> list[Finding]:
         """Doubts about identity; where there are none, and none can come from others, `who` is calm."""
         found: list[Finding] = []

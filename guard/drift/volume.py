@@ -76,6 +76,32 @@ class VolumeSignal:
             found.append(Finding(signal=SIGNAL, cause=Doubt.INTENT, band=band, reason=reason))
         return tuple(found)
 
+    def knows_size(self, call: Call) -> bool:
+        """Whether enough days of this key are known; also when its profile is not at hand."""
+        key = call.principal.credential
+        return key not in self._profiles or self._profiles[key].daily["bytes"][0] >= DAYS
+
+    def bulky(self, call: Call, size: int) -> Finding | None:
+        """What is unusual about a result of `size` bytes on top of what this key was given today; None: nothing.
+
+        Raises:
+            KeyError: the profile of this credential was not loaded.
+        """
+        profile = self._profiles[call.principal.credential]
+        today, most = profile.today, limit(profile.daily["bytes"])
+        if most is None or size <= 0:
+            return None
+        same = today.day == int(call.received // DAY)
+        so_far = size + (today.bytes if same else 0.0)
+        beyond = math.log(so_far) - most
+        if beyond <= 0 or (same and so_far <= today.allowed("bytes")):
+            return None
+        evidence = f"{so_far:.0f} bytes of results today with this one; more than {math.exp(most):.0f} is unusual"
+        band = Band.ALARMING if beyond > ALARMING else Band.UNUSUAL
+        return Finding(
+            signal=SIGNAL, cause=Doubt.INTENT, band=band, reason=Reason(Code.MUCH_DATA, by=SIGNAL, evidence=evidence)
+        )
+
     def learn(self, call: Call, proven: frozenset[ProofClass], size: int) -> bool:
         """Count an executed call and the bytes of its result; a person's consent allows as much again today.
 

@@ -57,6 +57,8 @@ def rebuilt(entries: Iterable[Entry], keys: Collection[str]) -> dict[str, tuple[
         elif (call := waiting.pop(entry.text("call_id"), None)) is not None and entry.text("outcome") in _RAN:
             if (peers := peers_of(call.server)) not in profiles:
                 profiles.load(peers, None)
+            if entry.fields.get("withheld") is True:  # the agent may never have got it
+                continue
             size = entry.fields.get("result_bytes")
             assessor.assess(call, _UNKNOWN)
             assessor.learn(call, _NOTHING, size=size if isinstance(size, int) else 0)

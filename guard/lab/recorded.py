@@ -20,6 +20,7 @@ from guard.audit.record import LIMIT, Entry
 from guard.audit.redact import MASK, TEXT_LIMIT
 from guard.model import Band, Call, Doubt, Json, Principal, Source
 from guard.reasons import Code
+from guard.results import KIND
 
 _DIGESTED: Final = {"hmac", "type", "size"}
 _MEMBERS: Final = 16
@@ -140,7 +141,7 @@ class _Reading:
     def add(self, entry: Entry) -> None:
         """Take one record."""
         match entry.event:
-            case "decision.made" if entry.text("kind") and entry.text("tool"):
+            case "decision.made" if entry.text("kind") and entry.text("tool") and not entry.text("result_of"):
                 self._decided(entry)
             case "challenge.opened":
                 self._open(entry)
@@ -168,6 +169,8 @@ class _Reading:
 
     def _open(self, entry: Entry) -> None:
         at, place = self._asked.get(entry.text("call_id")), (entry.text("server"), entry.text("tool"))
+        if entry.text("kind") == KIND:  # it asks for the result; the call ran
+            at = None
         answers = self.traffic.answers.setdefault(place, Answers())
         answers.prompts += 1
         if at is not None:

@@ -18,7 +18,7 @@ FILE_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "networks": 'named address ranges, one or a list, such as "10.0.0.0/8"; conditions ask networks.NAME',
         "environment": "how to tell which environment a call is about; rules and conditions ask for it by name",
         "callers": "agents that may call this server at all; all others are refused, whatever they prove",
-        "limits": "how many calls to this server one agent may make in some time without a further proof",
+        "limits": "how much one agent may have of this server in some time (calls, results) without a further proof",
         "tools": 'tags by tool name; a key may be a glob such as "get_*"',
         "resources": 'tags by resource URI; * stays within a segment, ** does not: "file:///srv/**"',
         "prompts": "tags by prompt name; a key may be a glob",
@@ -51,7 +51,7 @@ ENTRY_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "callers": "agents that may call this at all, out of those the file lets call; all others are refused",
         "environment": "where its environment is read from, instead of as the file says: args.NAME, server, deployment",
         "runs": "for a tool that runs other tools: the arguments that say which; their tags join this one's",
-        "limits": "how many of these calls one agent may make in some time without a further proof",
+        "limits": "how much one agent may have of this in some time (calls, results) without a further proof",
     }
 )
 """Keys of an entry under `tools`, `resources` or `prompts`."""
@@ -135,12 +135,17 @@ CALLERS_KEYS: Final[Mapping[str, str]] = MappingProxyType(
 LIMIT_KEYS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "calls": "how many calls; the next one needs the proof",
+        "bytes": "how many bytes of results, such as 500KB, 10MB or 1GB; a result that goes beyond is withheld",
+        "rows": "how many rows of results; a result that goes beyond is withheld",
         "per": "in which time, such as 10m, 1h or 1d",
-        "require": "the proof that is needed beyond; a word, words, or the long form; without it, step_up",
+        "require": (
+            "the proof that is needed beyond; a word, words, or the long form; without it, step_up for calls and "
+            "consent for results"
+        ),
         "reason": "why, in the owner's words",
     }
 )
-"""Keys of a limit; `calls` and `per` are needed."""
+"""Keys of a limit; `per` and one of `calls`, `bytes` and `rows` are needed."""
 
 RUNS_KEYS: Final[Mapping[str, str]] = MappingProxyType(
     {

@@ -17,6 +17,8 @@ MAX_PEOPLE: Final = 9
 MAX_ATTESTATION: Final = 2
 MAX_USES: Final = 100
 MAX_MINUTES: Final = 1440
+_SIZE: Final = re.compile(r"(0|[1-9][0-9]{0,5})([KMG])B", re.ASCII)
+_SIZES: Final = {"K": 10**3, "M": 10**6, "G": 10**9}
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION: Final = re.compile(r"([1-9][0-9]{0,5})([smhd])", re.ASCII)
 _GROUP: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.@-]{0,63}", re.ASCII)
@@ -105,6 +107,15 @@ def number(reader: Reader, node: Node, what: str, least: int, most: int) -> int:
         return value
     reader.note(node.place, f"{what} is a whole number from {least} to {most}")
     return most
+
+
+def size(reader: Reader, node: Node, what: str) -> int:
+    """A number of bytes such as 500KB, 10MB or 1GB (a thousand, a million, a thousand million)."""
+    found = _SIZE.fullmatch(reader.text(node, what))
+    if found is None:
+        reader.note(node.place, f"{what} is a number, or a number and a unit: 500KB, 10MB or 1GB")
+        return 0
+    return int(found[1]) * _SIZES[found[2]]
 
 
 def seconds(reader: Reader, node: Node, what: str) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from guard.model import Json, ProofClass
+from guard.model import Json, Measure, ProofClass
 from guard.policy.document import KINDS
 from guard.policy.keys import (
     CALLERS_KEYS,
@@ -31,7 +31,7 @@ from guard.policy.networks import MAX_RANGES
 from guard.policy.patterns import MAX_PATTERN
 from guard.policy.reading import MAX_WORDS
 from guard.policy.requires import MAX_ATTESTATION, MAX_MINUTES, MAX_PEOPLE, MAX_USES
-from guard.policy.sections import MAX_CALLS
+from guard.policy.sections import MAX_CALLS, MAX_RESULTS
 from guard.policy.vocabulary import EFFECTS, REQUIREMENT_MEANING, SENSITIVITY_MEANING
 from guard.quorum import KINDS as PROOFS
 
@@ -99,7 +99,10 @@ def schema() -> dict[str, Json]:
                 **_object(CALLERS_KEYS, _callers()),
                 "anyOf": [{"required": ["agents"]}, {"required": ["groups"]}],
             },
-            "limit": _object(LIMIT_KEYS, tags | _limit(), "calls", "per"),
+            "limit": {
+                **_object(LIMIT_KEYS, tags | _limit(), "per"),
+                "oneOf": [{"required": [measure.value]} for measure in Measure],
+            },
             "runs": _object(RUNS_KEYS, dict.fromkeys(RUNS_KEYS, _path()), "tool"),
         },
     }
@@ -218,6 +221,13 @@ def _callers() -> dict[str, dict[str, Json]]:
 def _limit() -> dict[str, dict[str, Json]]:
     return {
         "calls": {"type": "integer", "minimum": 0, "maximum": MAX_CALLS},
+        "bytes": {
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": MAX_RESULTS},
+                {"type": "string", "pattern": "^(0|[1-9][0-9]{0,5})[KMG]B$", "examples": ["10MB"]},
+            ]
+        },
+        "rows": {"type": "integer", "minimum": 0, "maximum": MAX_RESULTS},
         "per": {"type": "string", "pattern": "^[1-9][0-9]{0,5}[smhd]$", "examples": ["1h"]},
         "reason": _text(),
     }

@@ -8,7 +8,7 @@ from datetime import UTC, date
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from guard.model import Demand, Limit
+from guard.model import Demand, Limit, Measure
 from guard.policy.callers import Callers
 from guard.policy.document import Runs
 from guard.policy.environments import Environments, Origin, argument_path, origin
@@ -16,11 +16,19 @@ from guard.policy.keys import CALLERS_KEYS, ENVIRONMENT_KEYS, LIMIT_KEYS, RUNS_K
 from guard.policy.networks import MAX_RANGES, Network, address_range
 from guard.policy.patterns import glob, is_glob
 from guard.policy.patterns import mistake as wrong_name
-from guard.policy.requires import Reader, number, require, seconds
+from guard.policy.requires import Reader, number, require, seconds, size
 from guard.policy.tree import Items, Node, Scalar, Table
 from guard.policy.windows import MAX_SPANS, Window, dates, days, hours, recurrence, zone
 
 MAX_CALLS: Final = 1_000_000
+MAX_RESULTS: Final = 10**12
+"""The most bytes or rows a limit can name."""
+_UNLESS_SAID: Final = {
+    Measure.CALLS: frozenset({Demand.STEP_UP}),
+    Measure.BYTES: frozenset({Demand.CONSENT}),
+    Measure.ROWS: frozenset({Demand.CONSENT}),
+}
+"""What a limit asks for unless its owner says something else."""
 
 DECLARED: Final = re.compile(r"[a-z_][a-z0-9_]{0,31}", re.ASCII)
 ENVIRONMENT: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}", re.ASCII)
@@ -178,14 +186,26 @@ def limits(reader: Reader, node: Node, name: str) -> tuple[Limit, ...]:
 
 def _limit(reader: Reader, node: Node, name: str) -> Limit:
     members = reader.table(node, "a limit", LIMIT_KEYS)
-    for missing in sorted({"calls", "per"} - members.keys()) if isinstance(node, Table) else ():
-        reader.note(node.place, f"a limit needs calls and per, such as {{calls: 100, per: 1h}}; {missing} is missing")
+    named = [measure for measure in Measure if measure.value in members]
+    if isinstance(node, Table) and "per" not in members:
+        reader.note(node.place, "a limit needs a time, such as {calls: 100, per: 1h}; per is missing")
+    if isinstance(node, Table) and len(named) != 1:
+        reader.note(node.place, "a limit counts one of calls, bytes and rows; write two limits as a list")
+    measure = named[0] if named else Measure.CALLS
     wanted = require(reader, members["require"][1]) if "require" in members else None
     return Limit(
         name=name,
-        calls=number(reader, members["calls"][1], "calls", 0, MAX_CALLS) if "calls" in members else 0,
+        most=_most(reader, members[measure.value][1], measure) if named else 0,
         seconds=seconds(reader, members["per"][1], "per") if "per" in members else 1.0,
-        demands=wanted.demands if wanted else frozenset({Demand.STEP_UP}),
+        measure=measure,
+        demands=wanted.demands if wanted else _UNLESS_SAID[measure],
         quorums=wanted.quorums if wanted else frozenset(),
         reason=reader.text(members["reason"][1], "reason") if "reason" in members else "",
     )
+
+
+def _most(reader: Reader, node: Node, measure: Measure) -> int:
+    """How much of it; bytes may be written with a unit."""
+    if measure is Measure.BYTES and not (isinstance(node, Scalar) and type(node.value) is int):
+        return size(reader, node, "bytes")
+    return number(reader, node, measure.value, 0, MAX_CALLS if measure is Measure.CALLS else MAX_RESULTS)

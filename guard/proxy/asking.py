@@ -105,11 +105,17 @@ class EventStream:
 
     async def say(self, message: bytes, *, last: bool = False) -> None:
         """Send one message as an event."""
+        await self._write(b"event: message\ndata: " + message + b"\n\n" if message else b"", last=last)
+
+    async def beat(self) -> None:
+        """Send a comment, so that nobody takes the silent stream for dead."""
+        await self._write(b": \n\n", last=False)
+
+    async def _write(self, event: bytes, *, last: bool) -> None:
         if not self._begun:
             self._begun = True
             headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache, no-transform")]
             await self._send({"type": "http.response.start", "status": _OK, "headers": headers})
-        event = b"event: message\ndata: " + message + b"\n\n" if message else b""
         await self._send({"type": "http.response.body", "body": event, "more_body": not last})
 
     async def relay(self, event: MutableMapping[str, Any]) -> None:

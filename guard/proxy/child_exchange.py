@@ -17,7 +17,7 @@ from guard.proxy.asking import Questions, handshake
 from guard.proxy.children import Children
 from guard.proxy.conversation import SUBSCRIPTION, Conversation, Kind
 from guard.proxy.documents import wanted_state
-from guard.proxy.exchange import Arrival, Ending, Outcome
+from guard.proxy.exchange import KEPT_LIMIT, Arrival, Ending, Gauge, Outcome
 from guard.proxy.http_answer import HttpAnswer, Inbox
 from guard.proxy.link import Link
 from guard.proxy.resumption import Resumable
@@ -104,6 +104,7 @@ class ChildExchange:
         self._heard = 0
         self._gone = self._cancelled = self._over = False
         self._number = -1
+        self._gauge: Gauge | None = None
         message = arrival.message
         self._id = taken(message.raw, "id") if isinstance(message, Request) else b""
         self._token = taken(message.raw, *_TOKEN) if isinstance(message, Request) else b""
@@ -130,7 +131,7 @@ class ChildExchange:
         while not self._gone:
             await self._inbox.next()
 
-    async def forward(self) -> Outcome:
+    async def forward(self, gauge: Gauge | None = None) -> Outcome:
         """Write the inspected message to the child once; for a request, relay what belongs to it.
 
         Raises:
@@ -138,6 +139,7 @@ class ChildExchange:
         """
         message = self._message
         if isinstance(message, Request):
+            self._gauge = gauge
             return await self._request(message)
         if self.conversation.key.kind is Kind.SESSION:
             self._tell(message)
@@ -327,13 +329,19 @@ class ChildExchange:
         body = exchanged(said.line, (("id",), self._id))
         if message.method == "subscriptions/listen":
             body = exchanged(body, (("result", *SUBSCRIPTION[1:]), self._id))
+        state = wanted_state(said.line)
+        kept = body.strip() if len(body) <= KEPT_LIMIT else b""
+        if self._gauge is not None and not state and not self._gauge.passes(kept, len(body)):
+            return Outcome(
+                ending=said.answer.ending, result_bytes=size + len(body), status=200, body=kept, withheld=True
+            )
         if self._heeded:
             await self._http.finish(body.strip(), status=self._status(said), headers=headers)
         return Outcome(
             ending=said.answer.ending,
             result_bytes=size + len(body),
             status=200,
-            state=wanted_state(said.line),
+            state=state,
             body=said.line,
             cut=len(said.line) > LIMIT,
         )

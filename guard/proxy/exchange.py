@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from guard.model import Json, Principal, Source
 from guard.wire.era import Era
@@ -47,7 +47,8 @@ class Outcome:
     """What came back after a forward; `result_bytes` counts the body, `status` is HTTP's (0 on stdio).
 
     `state` is the `requestState` of a tool server that wants more input before it runs the call; `body` is the
-    answer as far as it was kept, and `cut` says that there was more.
+    answer as far as it was kept, and `cut` says that there was more. Of a result that was `withheld`, `body` is the
+    JSON-RPC response, or empty when it was too long to be kept.
     """
 
     ending: Ending
@@ -56,6 +57,21 @@ class Outcome:
     state: str = ""
     body: bytes = field(default=b"", compare=False, repr=False)
     cut: bool = field(default=False, compare=False)
+    withheld: bool = False
+
+
+KEPT_LIMIT: Final = 4 * 1024 * 1024
+"""Bytes of an answer that can be held back whole; a longer one that may have to be is never delivered."""
+
+
+class Gauge(Protocol):
+    """Measures a result before the caller has any of it, and counts the one that may go on."""
+
+    def fits(self, size: int) -> bool:
+        """Whether an answer that will have so many bytes may go on as it comes, whatever they are."""
+
+    def passes(self, answer: bytes, size: int) -> bool:
+        """Whether this JSON-RPC response may go on; empty when it was too long to be kept. `size` is its whole size."""
 
 
 class Exchange(Protocol):
@@ -68,8 +84,11 @@ class Exchange(Protocol):
     async def wait_gone(self) -> None:
         """Return when the caller has left; the pipeline cancels this wait."""
 
-    async def forward(self) -> Outcome:
+    async def forward(self, gauge: Gauge | None = None) -> Outcome:
         """Send exactly the inspected bytes upstream, once, and relay the answer to the caller.
+
+        With a `gauge` the response is read whole first, and relayed only if it passes; else the outcome says that it
+        is `withheld` and the caller has no answer yet. What the tool server says before its response goes on at once.
 
         Never called after `gone`; never called twice. The caller leaving while the answer streams ends
         the relay with `Ending.UNKNOWN`, or OK when the answer was complete.

@@ -13,6 +13,7 @@ from guard.errors import GuardError, LedgerUnavailableError
 from guard.model import Call, Challenge, Classification, Decision, Finding, Grant, Json, Permit, Principal, Source
 from guard.ports import Ledger, Redactor
 from guard.reasons import Code, Reason
+from guard.results import KIND, Kept
 
 log = structlog.get_logger()
 
@@ -48,8 +49,10 @@ class Journal:
         self._common: dict[tuple[Hashable, ...], tuple[Classification, dict[str, Json]]] = {}
         self._ends: dict[tuple[str, ...], dict[str, Json]] = {}
 
-    def decided(self, judged: Judged, decision: Decision) -> None:
+    def decided(self, judged: Judged, decision: Decision, *, result_of: str = "") -> None:
         """Write who asked for what and what was decided, before anything goes on.
+
+        With `result_of`, whether the result of that earlier run may be delivered was decided, and nothing will run.
 
         Raises:
             LedgerUnavailableError: it cannot be written, so the call must not go on.
@@ -58,6 +61,8 @@ class Journal:
         common, again = self._circumstances(judged)
         fields = self._details(judged)
         fields["decision"] = type(decision).__name__.lower()
+        if result_of:
+            fields["result_of"] = result_of
         if call.kind != "protocol":
             fields["args"] = self._redactor.arguments(call.arguments, judged.classification.log)
         told = {} if isinstance(decision, Permit) and not decision.grant else self._told(decision, call.server)
@@ -108,6 +113,23 @@ class Journal:
                 self._ends.clear()
             self._ends[key] = end
         return end
+
+    def result(self, event: str, kept: Kept, **more: Json) -> None:
+        """Write what becomes of a result that was withheld.
+
+        Raises:
+            LedgerUnavailableError: it cannot be written, so nothing may come of it.
+        """
+        self._ledger.append(event, _kept_json(kept) | more)
+
+    async def released(self, kept: Kept, call: Call, grant: Grant | None) -> None:
+        """Put on disk that a withheld result is about to be delivered, as the answer to `call`.
+
+        Raises:
+            LedgerUnavailableError: it is not known to be on disk, so the result must not be delivered.
+        """
+        more = _ids(grant) if grant is not None else {}
+        await self._ledger.append_durably("result.released", _kept_json(kept) | more | {"delivered_to": call.id})
 
     def rejected(self, *, server: str, source: Source, principal: Principal | None, error: Exception) -> None:
         """Write a message that was refused before or outside a decision; changes nothing when it cannot."""
@@ -222,6 +244,24 @@ def _tags_json(tags: Classification) -> dict[str, Json]:
 def reasons_json(reasons: Sequence[Reason]) -> list[Json]:
     """Reasons as the ledger spells them."""
     return [{"code": str(reason.code), "by": reason.by, "evidence": reason.evidence} for reason in reasons]
+
+
+def _kept_json(kept: Kept) -> dict[str, Json]:
+    """A withheld result, as the ledger spells it."""
+    fields: dict[str, Json] = {
+        "call_id": kept.call_id,
+        "principal": kept.principal,
+        "server": kept.server,
+        "kind": KIND,
+        "tool": kept.name,
+        "args_digest": kept.call_digest,
+        "result_digest": kept.digest,
+        "result_bytes": kept.size,
+        "limits": [*kept.limits],
+    }
+    if kept.rows >= 0:
+        fields["rows"] = kept.rows
+    return fields | ({"evidence": kept.evidence} if kept.evidence else {})
 
 
 def _ids(grant: Grant) -> dict[str, Json]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from guard.model import Challenge, Deny, Json, State
 from guard.reasons import Code, Reason
 from guard.requirement import missing
+from guard.results import KIND
 
 _QUIET = frozenset({Code.STEP_UP_PENDING})
 _LATER = frozenset(
@@ -24,8 +25,15 @@ _LATER = frozenset(
         Code.STOPPING,
         Code.UPSTREAM_RESTING,
         Code.TOO_MANY_CHILDREN,
+        Code.RESULT_WITHHELD,
     }
 )
+_RAN = {
+    Code.UPSTREAM_BROKE: "FAILED, perhaps executed",
+    Code.RESULT_WITHHELD: "WITHHELD, executed",
+    Code.RESULT_GONE: "WITHHELD, executed",
+}
+"""What is said of a call that ran, or may have."""
 _NAMED = 6
 _LONGEST = 40
 
@@ -42,12 +50,16 @@ def paused_text(challenge: Challenge, public_url: str, now: float, *, notes: Seq
     """
     minutes = max(1, round((challenge.expires - now) / 60))
     wanting = missing(challenge.requirement, challenge.proofs)
+    what, then = f"PAUSED, not executed: {challenge.name} on {challenge.server} needs", "it will run once"
+    if challenge.kind == KIND:
+        what = f"WITHHELD: {challenge.name} on {challenge.server} ran, once; what came back needs"
+        then = "it will be answered with what came back, and will not run again"
     return (
-        f"PAUSED, not executed: {challenge.name} on {challenge.server} needs {wanting}"
+        f"{what} {wanting}"
         f" because {sentence(challenge.reasons)}. "
         f"Tell the person in charge: {url_of(challenge, public_url)} (or `guard challenge show {challenge.id}`),"
         f" digest {challenge.short_digest}. "
-        "Then repeat exactly this call, same tool and same arguments, after about 30 seconds; it will run once. "
+        f"Then repeat exactly this call, same tool and same arguments, after about 30 seconds; {then}. "
         f"Any change starts over. The request stays open for {minutes} min."
     ) + "".join(f" Note: {note}." for note in notes)
 
@@ -55,8 +67,9 @@ def paused_text(challenge: Challenge, public_url: str, now: float, *, notes: Seq
 def link_text(challenge: Challenge) -> str:
     """What a client shows beside the link to the challenge."""
     wanting = missing(challenge.requirement, challenge.proofs)
+    wants = "to have what came back from" if challenge.kind == KIND else "to run"
     return (
-        f"{challenge.principal.subject} wants to run {challenge.name} on {challenge.server}. It needs {wanting}"
+        f"{challenge.principal.subject} wants {wants} {challenge.name} on {challenge.server}. It needs {wanting}"
         f" because {sentence(challenge.reasons)}."
         f" Open the page, compare the digest {challenge.short_digest}, and decide."
     )
@@ -103,7 +116,7 @@ def challenge_object(challenge: Challenge, public_url: str) -> Mapping[str, Json
 
 def refused_text(deny: Deny) -> str:
     """What the agent reads when the call is refused for good, or for now; or when nobody knows whether it ran."""
-    what = "FAILED, perhaps executed" if deny.code is Code.UPSTREAM_BROKE else "REFUSED, not executed"
+    what = _RAN.get(deny.code, "REFUSED, not executed")
     return f"{what}: {sentence(deny.reasons)}. {_remedy(deny.code)}"
 
 
@@ -113,7 +126,7 @@ def sentence(reasons: tuple[Reason, ...]) -> str:
     return "; ".join(said) or "the policy demands it"
 
 
-def _remedy(code: Code) -> str:
+def _remedy(code: Code) -> str:  # noqa: PLR0911 - one sentence each
     """What the agent had better do next."""
     match code:
         case Code.DENIED | Code.COOL_DOWN:
@@ -122,6 +135,8 @@ def _remedy(code: Code) -> str:
             return "Repeat the call to ask again."
         case Code.BACKING_OFF:
             return "Do not repeat it before then; tell the person in charge what you want to do and why."
+        case Code.RESULT_GONE:
+            return "To repeat it runs it once more; ask the person in charge first, or ask for less."
         case _ if code in _LATER:
             return "Repeat exactly this call later."
         case Code.UPSTREAM_BROKE:

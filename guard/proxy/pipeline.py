@@ -26,6 +26,7 @@ from guard.model import (
     Decision,
     Deny,
     Grant,
+    Json,
     Permit,
     Principal,
     ProofClass,
@@ -43,7 +44,9 @@ from guard.proxy.journal import Journal, Judged, reasons_json
 from guard.proxy.ladder import Leg, Said
 from guard.proxy.memory import Memory
 from guard.proxy.pausing import Held, Pausing
+from guard.proxy.scale import Scale
 from guard.proxy.volumes import Volumes
+from guard.proxy.withholding import Asked, Withholding
 from guard.quorum import AHEAD
 from guard.reasons import Code, Reason
 from guard.requirement import counterfactual
@@ -84,6 +87,7 @@ class Pipeline:
         assessor: Assessor,
         ceremony: Ceremony,
         pausing: Pausing,
+        withholding: Withholding,
         journal: Journal,
         clock: Clock,
     ) -> None:
@@ -91,7 +95,7 @@ class Pipeline:
         self._config, self._policies, self._identifier = config, policies, identifier
         self._catalogue, self._memory, self._volumes, self._assessor = catalogue, memory, volumes, assessor
         self._ceremony, self._pausing, self._continuations = ceremony, pausing, Continuations(clock)
-        self._journal, self._clock = journal, clock
+        self._journal, self._clock, self._withholding = journal, clock, withholding
         self._settings = Settings(irreversible=config.irreversible, expires=config.approval.expires)
         self._same_uid = frozenset(name for name, one in config.servers.items() if one.command)
         self._watched = config.watched
@@ -110,20 +114,27 @@ class Pipeline:
                 await self._memory.recall(arrival.principal, arrival.server)
                 await self._volumes.recall(arrival.principal.subject)
                 call = self._read(arrival)  # 1 read
-                earlier = await self._earlier(call, arrival.message)
+                kept = await self._withholding.find(call)
+                earlier = await self._earlier(
+                    call, arrival.message
+                )  # nothing may wait from here to a permitted call's count
                 judged = self._judge(call, limits=earlier is None)  # 2 classify, 3 assess
                 leg = self._pausing.resume(arrival, judged.call, exchange)
+                if kept is not None:  # it ran already, and its result waits
+                    await self._withholding.again(kept, self._asked(judged, arrival, exchange, leg))
+                    return
+                self._withholding.require_measurable(judged, arrival)
                 decision = self._decide(judged, ())  # 4 decide
                 self._journal.decided(judged, decision)  # 5 record
                 match decision:
                     case Permit():
                         self._count(judged, earlier)
-                        await self._forward(judged, exchange)  # 7 forward, 8 conclude
+                        await self._forward(judged, arrival, exchange)  # 7 forward, 8 conclude
                     case Challenge() | Deny() if self._watches(judged.call, decision):
                         self._count(judged, earlier)
-                        await self._forward(judged, exchange, watched=True)  # on the record that says so
+                        await self._forward(judged, arrival, exchange, watched=True)  # on the record that says so
                     case Challenge() if leg is None and resumes(arrival.message):
-                        await self._continue(judged, earlier, exchange)  # 7 and 8
+                        await self._continue(judged, earlier, arrival, exchange)  # 7 and 8
                     case Challenge():
                         await self._step_up(judged, decision, arrival, exchange, leg)  # 6 step up, then 7 and 8
                     case Deny():
@@ -143,6 +154,9 @@ class Pipeline:
             if judged is not None:
                 self._ended.discard(judged.call.id)
                 self._assessor.ended(judged.call)
+
+    def _asked(self, judged: Judged, arrival: Arrival, exchange: Exchange, leg: Leg | None = None) -> Asked:
+        return Asked(judged=judged, arrival=arrival, exchange=exchange, judge=self._judge, leg=leg)
 
     def refused(self, *, server: str, source: Source, principal: Principal | None, error: Exception) -> None:
         """Record a message that never became an `Arrival`."""
@@ -258,7 +272,7 @@ class Pipeline:
         if leg is not None and leg.said is Said.REFUSED:
             held = Held.over(await self._pausing.decline(leg.challenge, judged.call.principal.subject))
         else:
-            if await self._spend_grant(judged, exchange):
+            if await self._spend_grant(judged, arrival, exchange):
                 return
             challenge = await self._challenge(judged, demand, leg)
             held = await self._pausing.hold(challenge, arrival, exchange, leg)
@@ -267,7 +281,7 @@ class Pipeline:
                 return
             await self._memory.recall(judged.call.principal, judged.call.server)
             judged = self._judge(judged.call)  # tags and definitions may have changed while it was held
-            if held.challenge.state is State.SATISFIED and await self._spend_grant(judged, exchange):
+            if held.challenge.state is State.SATISFIED and await self._spend_grant(judged, arrival, exchange):
                 return
             held = replace(held, challenge=await self._ceremony.settle(held.challenge.id, until=self._clock.mono()))
         state = held.challenge.state
@@ -284,7 +298,9 @@ class Pipeline:
         why = counterfactual(judged.classification, judged.findings, self._config.irreversible)
         return await self._ceremony.open(demand, counterfactual=why, call_id=judged.call.id)
 
-    async def _continue(self, judged: Judged, earlier: Continuation | None, exchange: Exchange) -> None:
+    async def _continue(
+        self, judged: Judged, earlier: Continuation | None, arrival: Arrival, exchange: Exchange
+    ) -> None:
         """Let an approved call go on whose tool server asked for more input, if it is still approved.
 
         Raises:
@@ -299,11 +315,11 @@ class Pipeline:
             )
         await anyio.to_thread.run_sync(self._identifier.recheck, judged.call.principal)
         await self._journal.intend(judged, grant, continues=earlier.call_id)
-        await self._forward(judged, exchange, grant, spent=True)
+        await self._forward(judged, arrival, exchange, grant, spent=True)
 
     # ------------------------------------------------------------------ 7 forward, 8 conclude
 
-    async def _spend_grant(self, judged: Judged, exchange: Exchange) -> bool:
+    async def _spend_grant(self, judged: Judged, arrival: Arrival, exchange: Exchange) -> bool:
         """Forward on a grant that covers this call now; False when there is none or somebody else spent it."""
         call = judged.call
         holder = partial(self._identifier.recheck, call.principal)
@@ -317,13 +333,13 @@ class Pipeline:
         if decision.grant is None:  # what it needed proof for is gone
             self._journal.decided(judged, decision)
             self._count(judged)
-            await self._forward(judged, exchange)
+            await self._forward(judged, arrival, exchange)
             return True
         await self._journal.intend(judged, decision.grant)
         if not await self._consume(call, decision.grant):
             return False
         self._count(judged)
-        await self._forward(judged, exchange, decision.grant)
+        await self._forward(judged, arrival, exchange, decision.grant)
         return True
 
     def _count(self, judged: Judged, earlier: Continuation | None = None) -> None:
@@ -349,6 +365,7 @@ class Pipeline:
     async def _forward(
         self,
         judged: Judged,
+        arrival: Arrival,
         exchange: Exchange,
         grant: Grant | None = None,
         *,
@@ -361,9 +378,9 @@ class Pipeline:
         `watched`: it would not have been permitted, and is no example of what is usual.
         """
         call, outcome, reasons = judged.call, Outcome(ending=Ending.UNKNOWN), tuple[Reason, ...]()
-        began = self._clock.mono()
+        began, scale = self._clock.mono(), self._withholding.scale(judged, grant)
         try:
-            outcome = await self._relay(judged, exchange, grant)
+            outcome = await self._relay(judged, exchange, grant, None if call.server in self._watched else scale)
         except UpstreamError as error:
             outcome = Outcome(ending=Ending.UNKNOWN if error.sent else Ending.UPSTREAM_ERROR)
             reasons = (Reason(error.reason, evidence=self._journal.said(error.public)),)
@@ -372,22 +389,27 @@ class Pipeline:
             self._record_end(call, outcome, reasons, grant)
             if grant is not None and not spent:
                 await self._close(grant, outcome)
+        if outcome.withheld and scale is not None:
+            await self._withholding.withhold(outcome, scale, self._asked(judged, arrival, exchange))
+            return
+        if scale is not None and call.server in self._watched:
+            self._withholding.watch(call, outcome, scale)
         if outcome.ending in {Ending.OK, Ending.TOOL_ERROR}:
             await self._learn(call, grant, outcome, watched=watched)
         waited = self._clock.mono() - began
         if waited > 1 and call.kind == "tool" and outcome.ending is Ending.OK and not exchange.gone:
             await self._pausing.habits.waited(call.principal.subject, waited)
 
-    async def _relay(self, judged: Judged, exchange: Exchange, grant: Grant | None) -> Outcome:
+    async def _relay(self, judged: Judged, exchange: Exchange, grant: Grant | None, scale: Scale | None) -> Outcome:
         """Forward unless the caller left at the last moment; remember a call that comes back and is no new one then."""
         if exchange.gone:
             raise UpstreamError(Code.CALLER_LEFT.meaning, sent=False, reason=Code.CALLER_LEFT)
         faults.point("call.forwarded")
         if grant is None and not judged.classification.limits:
-            outcome = await exchange.forward()
+            outcome = await exchange.forward(scale)
         else:
             with self._continuations.running(judged.call):
-                outcome = await exchange.forward()
+                outcome = await exchange.forward(scale)
                 if outcome.state:
                     until = self._clock.now() + self._config.approval.expires
                     self._continuations.remember(outcome.state, judged.call, grant, expires=until)
@@ -397,7 +419,9 @@ class Pipeline:
     def _record_end(self, call: Call, outcome: Outcome, reasons: tuple[Reason, ...], grant: Grant | None) -> None:
         """Record the outcome of a forward; the challenge comes to its last state after it."""
         self._ended.add(call.id)
-        extra = {"reasons": reasons_json(reasons)} if reasons else {}
+        extra: dict[str, Json] = {"reasons": reasons_json(reasons)} if reasons else {}
+        if outcome.withheld:
+            extra["withheld"] = True
         self._journal.concluded(
             call, outcome.ending, grant, result_bytes=outcome.result_bytes, status=outcome.status, **extra
         )

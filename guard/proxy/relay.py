@@ -13,12 +13,13 @@ from guard.model import Deny, Json
 from guard.proxy.asking import EventStream, Questions, handshake, require_message
 from guard.proxy.connection import Connection
 from guard.proxy.documents import Listing, Unfinished, ending, wanted_state
-from guard.proxy.exchange import Arrival, Ending, Outcome
+from guard.proxy.exchange import Arrival, Ending, Gauge, Outcome
 from guard.proxy.headers import Headers, first, returning
 from guard.proxy.healing import Accept, Healer, How, how
 from guard.proxy.pause import refused_text
 from guard.proxy.sessions import SessionOwners
 from guard.proxy.setups import SessionLostError
+from guard.proxy.sieve import Sieve
 from guard.proxy.turn import Caller
 from guard.proxy.upstream import Answer, Upstreams
 from guard.proxy.visit import Send, Stated
@@ -254,7 +255,7 @@ class HttpExchange:
         finally:
             self._caller.forget(left.set)
 
-    async def forward(self) -> Outcome:
+    async def forward(self, gauge: Gauge | None = None) -> Outcome:
         """Send the inspected bytes once and relay the answer.
 
         When the tool server has lost the session, it is begun again and the refused bytes are sent once more.
@@ -264,10 +265,12 @@ class HttpExchange:
         """
         arrival, message, method = self._arrival, self._message, self._method
         relay: Relay
+        sieve: Sieve | None = None
 
         async def attempt(headers: Headers, accept: Accept | None) -> bool:
-            nonlocal relay
-            relay = self._relay()
+            nonlocal relay, sieve
+            sieve = self._sieve(gauge) if gauge is not None else None
+            relay = self._relay(sieve)
             try:
                 return await relay.run(
                     server=arrival.server,
@@ -278,7 +281,7 @@ class HttpExchange:
                     accept=self._bind if method == "initialize" else self._going_on(accept),
                 )
             finally:
-                self.answered = relay.begun
+                self.answered = relay.begun if sieve is None else sieve.begun
 
         session = b"" if method == "initialize" else self._stated.fields.get(b"mcp-session-id", b"")
         belongs = how(arrival.message)
@@ -291,9 +294,18 @@ class HttpExchange:
                 raise
             await self.answer(b"", status=202)  # whom it concerned is gone
             return Outcome(ending=Ending.OK, status=202)
+        if sieve is not None and whole and not await self._let_through(sieve, relay):
+            ended = ending(sieve.response) if relay.status < _ERRORS else Ending.UPSTREAM_ERROR
+            return Outcome(
+                ending=ended, result_bytes=relay.size, status=relay.status, body=sieve.response, withheld=True
+            )
         if not whole or relay.unfinished:
             return Outcome(ending=Ending.UNKNOWN, result_bytes=relay.size, status=relay.status)
-        ended = _look(relay)
+        return self._relayed(relay, session)
+
+    def _relayed(self, relay: Relay, session: bytes) -> Outcome:
+        """What came of an answer that the caller has whole."""
+        ended, arrival = _look(relay), self._arrival
         if session and ended is Ending.OK:
             self._healer.note(arrival.server, session, arrival.principal.subject, arrival.message, self._stated.headers)
         return Outcome(
@@ -304,6 +316,19 @@ class HttpExchange:
             body=body,
             cut=relay.kept is None,
         )
+
+    def _sieve(self, gauge: Gauge) -> Sieve:
+        return Sieve(gauge, self._send if self._events is None else self._events.relay, self._events)
+
+    async def _let_through(self, sieve: Sieve, relay: Relay) -> bool:
+        """Give the caller an answer that may go on; False when its result is withheld, and nothing was answered."""
+        self._events = sieve.speaking
+        wants_input = relay.kept is not None and wanted_state(sieve.response)
+        if not (relay.unfinished or wants_input or sieve.passes()):
+            return False
+        self.answered = True
+        await sieve.pass_on()
+        return True
 
     def rewrite(self, message: Request) -> None:
         """Send this message instead of the one that came."""
@@ -325,10 +350,10 @@ class HttpExchange:
                     await events.say(reply.withdrawn(question))
         return asked.response
 
-    def _relay(self) -> Relay:
+    def _relay(self, sieve: Sieve | None) -> Relay:
         observe = self._upstreams.observe if self._method == "tools/list" else None
         look = partial(observe, self._arrival.server) if observe is not None else None
-        send = self._send if self._events is None else self._events.relay
+        send = sieve.send if sieve is not None else self._send if self._events is None else self._events.relay
         relay = Relay(self._upstreams, self._caller, send, LOOK_LIMIT, look)
         if isinstance(self._message, Request) and self._method != "subscriptions/listen":
             relay.missing = partial(_missing, self._message, self._arrival.era)

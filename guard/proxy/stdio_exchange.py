@@ -11,7 +11,7 @@ from guard.errors import UpstreamError
 from guard.model import Json
 from guard.proxy.asking import Questions
 from guard.proxy.child import Child
-from guard.proxy.exchange import Ending, Outcome
+from guard.proxy.exchange import KEPT_LIMIT, Ending, Gauge, Outcome
 from guard.proxy.shown import LIMIT
 from guard.reasons import Code
 from guard.wire import reply
@@ -73,6 +73,7 @@ class StdioExchange:
         self._left: anyio.Event | None = None
         self._done: anyio.Event | None = None
         self._end: Outcome | UpstreamError | None = None
+        self._gauge: Gauge | None = None
 
     # ------------------------------------------------------------------ what the pipeline calls
 
@@ -88,13 +89,14 @@ class StdioExchange:
             self._left = self._left or anyio.Event()
             await self._left.wait()
 
-    async def forward(self) -> Outcome:
+    async def forward(self, gauge: Gauge | None = None) -> Outcome:
         """Write the inspected bytes to the tool server once; for a request, wait until its answer was relayed.
 
         Raises:
             UpstreamError: see `guard.proxy.exchange.Exchange.forward`.
         """
         self.begin()
+        self._gauge = gauge
         async with self._child.turn:
             if self._gone:
                 raise UpstreamError(Code.CALLER_LEFT.meaning, sent=False, reason=Code.CALLER_LEFT)
@@ -169,7 +171,12 @@ class StdioExchange:
             self.conclude(Outcome(ending=Ending.UNKNOWN) if self.cancelled else late)
 
     async def relay(self, line: bytes, ending: Ending, state: str = "") -> None:
-        """Pass the tool server's answer on and end the wait for it."""
+        """Pass the tool server's answer on, if it may go on, and end the wait for it."""
+        kept = line if len(line) <= KEPT_LIMIT else b""
+        if self._gauge is not None and not state and not self._gauge.passes(kept, len(line)):
+            self.relayed = True
+            self.conclude(Outcome(ending=ending, result_bytes=len(line), body=kept, withheld=True))
+            return
         self.awaiting, self.answered, self.relayed = False, True, True
         await self._output.send(line)
         self.conclude(Outcome(ending=ending, result_bytes=len(line), state=state, body=line, cut=len(line) > LIMIT))

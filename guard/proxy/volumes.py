@@ -1,4 +1,4 @@
-"""How often each agent called lately, for the limits that owners set.
+"""How often each agent called lately, and how much it was given, for the limits that owners set.
 
 A window is counted in twenty parts and may only be counted too long, by one part. What was counted is stored within a
 second, so that a restart forgets nothing but that second. Each process adds to what is stored, and learns of the others
@@ -18,7 +18,7 @@ import anyio
 import structlog
 
 from guard.errors import StoreUnavailableError
-from guard.model import Classification, Limit
+from guard.model import Classification, Limit, Measure
 from guard.ports import Baselines, Clock
 from guard.reasons import Code, Reason
 
@@ -29,12 +29,12 @@ _KEY: Final = "volume:"
 _SOON: Final = 1.0
 
 _Parts: TypeAlias = dict[str, tuple[float, Counter[int]]]
-"""By a limit's name its window in seconds, and how many calls in each part of it."""
+"""By a limit's name its window in seconds, and how much in each part of it."""
 
 
 @dataclass(slots=True)
 class _Window:
-    """The calls of one agent under one limit: how many in each part of `seconds`.
+    """What one agent had under one limit (calls, bytes or rows): how much in each part of `seconds`.
 
     `parts` are those of every process, as far as this one knows; `mine` are its own, which count whatever is stored;
     `fresh` are those of its own that are still to be stored.
@@ -45,21 +45,21 @@ class _Window:
     mine: Counter[int] = field(default_factory=Counter)
     fresh: Counter[int] = field(default_factory=Counter)
 
-    def add(self, now: float) -> None:
-        """Count a call."""
+    def add(self, now: float, amount: int = 1) -> None:
+        """Count a call, or the bytes or rows of a result."""
         part = _index(self.seconds, now)
         for counter in (self.parts, self.mine, self.fresh):
-            counter[part] += 1
+            counter[part] += amount
 
     def total(self, now: float) -> int:
-        """How many calls lie within the window."""
+        """How much lies within the window."""
         _forget(self.parts, self.seconds, now)
         _forget(self.mine, self.seconds, now)
         return max(self.parts.total(), self.mine.total())
 
 
 class Volumes:
-    """Counts executed calls by agent and limit."""
+    """Counts executed calls and delivered results by agent and limit."""
 
     def __init__(self, baselines: Baselines, clock: Clock) -> None:
         """Keep what is counted in `baselines`, too."""
@@ -81,8 +81,8 @@ class Volumes:
 
     def judged(self, subject: str, tags: Classification) -> Classification:
         """The tags, with what the limits require of an agent whose call, with its inner calls, does not fit them."""
-        mentions = Counter(tags.limits)
-        over = [limit for limit, calls in mentions.items() if self._total(subject, limit) + calls > limit.calls]
+        mentions = Counter(limit for limit in tags.limits if limit.measure is Measure.CALLS)
+        over = [limit for limit, calls in mentions.items() if self._total(subject, limit) + calls > limit.most]
         if not over:
             return tags
         return replace(
@@ -96,10 +96,32 @@ class Volumes:
         """Count a call that is about to be forwarded; a limit that is named twice (inner calls) counts twice."""
         now = self._clock.now()
         for limit in limits:
-            self._window(subject, limit).add(now)
-        if limits:
-            self._dirty.add(subject)
-            self._moved.set()
+            if limit.measure is Measure.CALLS:
+                self._window(subject, limit).add(now)
+        self._stir(subject)
+
+    def exceeded(self, subject: str, limits: Sequence[Limit], size: int, rows: int | None) -> tuple[Limit, ...]:
+        """The limits on results that one of `size` bytes and so many rows does not fit; `rows` None: nobody knows."""
+        amounts = {Measure.BYTES: size, Measure.ROWS: rows}
+        return tuple(
+            limit
+            for limit in dict.fromkeys(limits)
+            if limit.measure in amounts
+            and ((more := amounts[limit.measure]) is None or self._total(subject, limit) + more > limit.most)
+        )
+
+    def deliver(self, subject: str, limits: Sequence[Limit], size: int, rows: int | None) -> None:
+        """Count a result that goes to the agent; once for each limit, however often inner calls name it."""
+        now, amounts = self._clock.now(), {Measure.BYTES: size, Measure.ROWS: rows}
+        for limit in dict.fromkeys(limits):
+            if more := amounts.get(limit.measure):
+                self._window(subject, limit).add(now, more)
+        self._stir(subject)
+
+    def _stir(self, subject: str) -> None:
+        """See that what was counted is stored soon."""
+        self._dirty.add(subject)
+        self._moved.set()
 
     async def run(self) -> None:
         """Store what was counted, a second later; tries again while the store is away. Runs until cancelled."""
@@ -216,4 +238,4 @@ def _read(stored: str | None) -> _Parts:
 
 
 def _said(limit: Limit) -> str:
-    return limit.reason or f"{limit.calls} calls in {limit.seconds:g} s ({limit.name})"
+    return limit.reason or f"{limit.most} calls in {limit.seconds:g} s ({limit.name})"

@@ -140,7 +140,7 @@ _SHAPE: Final[Mapping[str, Check]] = {
     "on_behalf_of": text(_ANY),
     "upstream": text(_SOME),
     "method": text(_ANY),
-    "kind": text(r"tool|resource|prompt|protocol"),
+    "kind": text(r"tool|resource|prompt|protocol|result"),
     "tool": text(_SOME),
     "tool_schema_digest": text(_ANY),
     "args_digest": text(_HEX),

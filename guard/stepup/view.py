@@ -16,6 +16,7 @@ from typing import Final
 from guard.model import Challenge, Finding, Further, Proof, State
 from guard.quorum import INTENT
 from guard.requirement import missing
+from guard.results import KIND
 from guard.stepup.visible import visible
 from guard.wire.canonical import digest
 
@@ -66,7 +67,8 @@ def facts(challenge: Challenge) -> Iterator[tuple[str, str]]:
     yield "agent", f"{principal.subject}{owner}, key {principal.credential or 'unknown'}"
     if principal.on_behalf_of:
         yield "on behalf", principal.on_behalf_of
-    yield "wants", f"{challenge.kind} {challenge.name}"
+    ran = challenge.kind == KIND
+    yield "wants", f"what came back from {challenge.name}, which ran" if ran else f"{challenge.kind} {challenge.name}"
     yield "on server", challenge.server
     yield "tagged", ", ".join([challenge.sensitivity.label, *sorted(challenge.effects)])
     yield "rule", challenge.rule or "none names this"

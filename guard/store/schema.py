@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from guard.model import State
 
-REVISION: Final = "0009"
+REVISION: Final = "0010"
 """The schema revision this version reads and writes: the head of `migrations/versions`."""
 
 METADATA: Final = MetaData()
@@ -271,3 +271,24 @@ precedents: Final = Table(
     Column("approved", Double, nullable=False),
     Column("expires", Double, nullable=False),
 )
+
+results: Final = Table(
+    "results",
+    METADATA,
+    Column("digest", String, primary_key=True),
+    Column("call_digest", String, nullable=False),
+    Column("call_id", String, nullable=False),
+    Column("principal", String, nullable=False),
+    Column("server", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("limits", Text, nullable=False),
+    Column("band", Integer, nullable=False),
+    Column("evidence", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("expires", Double, nullable=False),
+    Column("answer", LargeBinary, nullable=False),
+    Index("results_by_call", "call_digest"),
+)
+"""Results of calls that ran, withheld until somebody consents; there only as long as somebody may."""

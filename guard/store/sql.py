@@ -12,6 +12,7 @@ from guard.errors import StoreUnavailableError
 from guard.intents import Intents
 from guard.notices import Notices
 from guard.people import People
+from guard.results import Results
 from guard.store.agents import SqlAgents
 from guard.store.approvers import SqlApprovers
 from guard.store.baselines import SqlBaselines
@@ -25,6 +26,7 @@ from guard.store.migrate import alone, migrate, revision
 from guard.store.notices import SqlNotices
 from guard.store.people import SqlPeople
 from guard.store.pins import SqlPins
+from guard.store.results import SqlResults
 from guard.store.schema import REVISION
 from guard.store.seal import Keyring
 from guard.store.sessions import SqlSessions
@@ -51,6 +53,7 @@ class SqlStore:
         self._sessions = SqlSessions(database)
         self._pins = SqlPins(database)
         self._people = SqlPeople(database, keyring)
+        self._results = SqlResults(database, keyring)
 
     @classmethod
     def open(cls, state: Path, keyring: Keyring) -> Self:
@@ -134,6 +137,11 @@ class SqlStore:
     def people(self) -> People:
         """What the console remembers."""
         return self._people
+
+    @property
+    def results(self) -> Results:
+        """Withheld results."""
+        return self._results
 
     def changed(self) -> int:
         """A number that moves whenever another connection committed; the store's own pool counts as others."""

@@ -19,6 +19,7 @@ from guard.model import Principal, State
 from guard.ports import Agent, Approver, Credential, Factor, Lane, Pin, Store
 from guard.testing.consent import ConsentContract, IntentContract
 from guard.testing.examples import NOON, consumed, example_challenge, example_proof, race, satisfied
+from guard.testing.results import ResultContract
 
 __all__ = [
     "ChallengeContract",
@@ -26,6 +27,7 @@ __all__ = [
     "IntentContract",
     "MemoryContract",
     "PeopleContract",
+    "ResultContract",
     "StoreContract",
     "consumed",
     "example_challenge",
@@ -329,7 +331,7 @@ class MemoryContract:
         assert store.pins.accept("git") == 0
 
 
-class StoreContract(ChallengeContract, PeopleContract, IntentContract, MemoryContract, ConsentContract):
+class StoreContract(ChallengeContract, PeopleContract, IntentContract, MemoryContract, ConsentContract, ResultContract):
     """What `guard.ports.Store` promises: inherit it, and override the fixture."""
 
     @pytest.fixture

@@ -152,6 +152,14 @@ def test_guard_and_signer_build_the_same_bytes() -> None:
     assert bound.startswith(b"DSSEv1 %d %b " % (len(CONTENT_TYPE), CONTENT_TYPE.encode()))
 
 
+def test_a_signer_and_a_person_are_told_that_it_is_the_result_they_are_asked_for() -> None:
+    about = replace(CHALLENGE, kind="result")
+    value = json.loads(json.dumps(document(about, audience=AUDIENCE)))
+    assert parse_document(value, audience=AUDIENCE, principal="deployer", now=nouns.NOW)["kind"] == "result"
+    assert "what came back from refund, which ran" in render(about).text
+    assert challenge_bytes(about, audience=AUDIENCE) != challenge_bytes(CHALLENGE, audience=AUDIENCE)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -122,6 +122,26 @@ def test_one_bulk_result_makes_the_next_call_of_the_day_unusual() -> None:
     assert signal.assess(at(start + DAY)) == ()
 
 
+def test_a_bulk_result_is_found_before_it_is_delivered_and_counts_on_top_of_the_day() -> None:
+    known = profiles()
+    signal = VolumeSignal(known)
+    assert not signal.knows_size(at(MONDAY))
+    assert signal.bulky(at(MONDAY), 500 * 1000 * KB) is None, "nobody knows yet what is usual"
+    start = month(signal)
+    assert signal.knows_size(at(start))
+    assert signal.bulky(at(start), 200 * KB) is None
+    found = signal.bulky(at(start), 500 * 1000 * KB)
+    assert found is not None
+    assert (found.cause, found.band, found.reason.code) == (Doubt.INTENT, Band.ALARMING, Code.MUCH_DATA)
+    assert signal.assess(at(start)) == (), "asking counts nothing"
+    signal.learn(at(start), NOTHING, 500 * KB)
+    later = signal.bulky(at(start + 1), 200 * KB)
+    assert later is not None
+    assert later.band is Band.UNUSUAL
+    signal.learn(at(start + 2), CONSENT, KB)
+    assert signal.bulky(at(start + 3), 10 * KB) is None, "a person allowed as much again today"
+
+
 def test_a_person_who_allows_a_large_day_is_not_asked_for_each_of_its_calls() -> None:
     known = profiles()
     signal = VolumeSignal(known)

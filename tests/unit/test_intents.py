@@ -113,6 +113,7 @@ def test_a_manifest_covers_exactly_the_call_it_names() -> None:
         call(name="other"),
         call(kind="prompt"),
         call(kind="resource"),
+        call(kind="result"),
         call(reasons=(Reason(Code.TAG_CRITICAL), Reason(Code.DEFINITION_CHANGED))),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
@@ -18,24 +18,28 @@ from guard.drift.behaviour import Behaviour
 from guard.drift.network import NetworkSignal
 from guard.drift.places import PlaceSignal
 from guard.drift.profiles import Profiles
+from guard.drift.volume import VolumeSignal
 from guard.errors import LedgerUnavailableError, StoreUnavailableError, UpstreamError, WireError
 from guard.identity.keys import KeyIdentifier
 from guard.identity.lifecycle import Lifecycle
 from guard.model import Challenge, Json, Proof, ProofClass, Source, State
 from guard.policy.directory import PolicyDirectory
 from guard.proxy.catalogue import Catalogue
-from guard.proxy.exchange import Arrival, Ending, Outcome
+from guard.proxy.exchange import Arrival, Ending, Gauge, Outcome
 from guard.proxy.habits import Habits
 from guard.proxy.journal import Journal
 from guard.proxy.memory import Memory
 from guard.proxy.pausing import Pausing
 from guard.proxy.pipeline import READABLE, Pipeline
 from guard.proxy.volumes import Volumes
+from guard.proxy.withholding import EACH, Withholding
+from guard.reasons import Code
 from guard.stepup.ceremony import Ceremony
 from guard.store.seal import Keyring
 from guard.store.sql import SqlStore
 from guard.wire.decode import decode
 from guard.wire.era import Era
+from tests import nouns
 from tests.world_store import WorldLedger
 
 pytestmark = pytest.mark.anyio
@@ -48,6 +52,9 @@ tools:
   wipe: {sensitivity: sensitive, require: consent}
   few: {sensitivity: public, limits: {calls: 2, per: 1d, reason: more than two is odd}}
   ruled: {sensitivity: public, rules: [{when: args.n > 1, require: consent, reason: more than one is for people}]}
+  export: {sensitivity: internal, limits: {bytes: 400, per: 1h, reason: exports are for people}}
+  read: {sensitivity: sensitive}
+  table: {sensitivity: internal, limits: {rows: 2, per: 1h}}
   closed: {sensitivity: public, callers: {agents: somebody-else, reason: not for robots}}
 """
 
@@ -75,9 +82,12 @@ class Caller:
     async def wait_gone(self) -> None:
         await anyio.sleep_forever()
 
-    async def forward(self) -> Outcome:
+    async def forward(self, gauge: Gauge | None = None) -> Outcome:
         self.forwards += 1
-        return self.ran()
+        outcome = self.ran()
+        if gauge is None or gauge.passes(outcome.body, len(outcome.body)):
+            return outcome
+        return replace(outcome, result_bytes=len(outcome.body), withheld=True)
 
     async def answer(self, body: bytes, *, status: int = 200) -> None:
         del status
@@ -106,29 +116,46 @@ class Guard:
         self.ceremony = Ceremony(self.store, self.ledger, self.clock, verifiers={"word": Word()}, cool_down=60)
         policies = PolicyDirectory(folder / "tool_policies").load()
         catalogue = Catalogue(self.store.pins, self.ledger)
+        pausing = Pausing(
+            config=config,
+            ceremony=self.ceremony,
+            challenges=self.store.challenges,
+            catalogue=catalogue,
+            habits=Habits(self.store.baselines, self.clock),
+            seal=Keyring.open(folder),
+            clock=self.clock,
+        )
+        assessor = Assessor(
+            [NetworkSignal(self.profiles)],
+            Behaviour(self.profiles, b"k" * 32),
+            VolumeSignal(self.profiles),
+            places=PlaceSignal(self.profiles),
+        )
+        journal = Journal(self.ledger, Redactor(b"k" * 32), watched=config.watched)
+        self.withholding = Withholding(
+            config=config,
+            results=self.store.results,
+            challenges=self.store.challenges,
+            recheck=self.identifier.recheck,
+            volumes=self.volumes,
+            assessor=assessor,
+            ceremony=self.ceremony,
+            pausing=pausing,
+            journal=journal,
+            clock=self.clock,
+        )
         self.pipeline = Pipeline(
             config=config,
             policies=lambda: policies,
             identifier=self.identifier,
             catalogue=catalogue,
-            pausing=Pausing(
-                config=config,
-                ceremony=self.ceremony,
-                challenges=self.store.challenges,
-                catalogue=catalogue,
-                habits=Habits(self.store.baselines, self.clock),
-                seal=Keyring.open(folder),
-                clock=self.clock,
-            ),
+            pausing=pausing,
+            withholding=self.withholding,
             memory=self.memory,
             volumes=self.volumes,
-            assessor=Assessor(
-                [NetworkSignal(self.profiles)],
-                Behaviour(self.profiles, b"k" * 32),
-                places=PlaceSignal(self.profiles),
-            ),
+            assessor=assessor,
             ceremony=self.ceremony,
-            journal=Journal(self.ledger, Redactor(b"k" * 32), watched=config.watched),
+            journal=journal,
             clock=self.clock,
         )
 
@@ -402,6 +429,235 @@ def test_a_server_may_say_otherwise_than_the_top_level(top: bool, server: bool |
     assert (config.watched == {"desk"}) is watched
 
 
+# ------------------------------------------------------------------ results that are withheld
+
+
+def brings(size: int) -> Callable[[], Outcome]:
+    body = json.dumps({"jsonrpc": "2.0", "id": 99, "result": {"content": [{"type": "text", "text": "x" * size}]}})
+    return lambda: Outcome(ending=Ending.OK, body=body.encode(), result_bytes=len(body))
+
+
+def results(guard: Guard) -> list[str]:
+    return [event for event in guard.ledger.events if event.startswith("result.")]
+
+
+async def withheld(guard: Guard, size: int = 500) -> tuple[Caller, Challenge]:
+    caller = await guard.call("export", Caller(brings(size)), of="all")
+    (pending,) = guard.store.challenges.find(states=frozenset({State.PENDING}))
+    return caller, pending
+
+
+async def test_a_result_over_the_limit_is_withheld_and_after_consent_the_same_call_gets_it_without_running(
+    guard: Guard,
+) -> None:
+    first, pending = await withheld(guard)
+    assert first.text.startswith("WITHHELD: export on desk ran, once; what came back needs a person of group")
+    assert "xxx" not in first.text
+    assert (pending.kind, pending.requirement.label) == ("result", "consent")
+    assert "400 bytes in 3600 s" in str(pending.reasons[0])
+    assert (await guard.call("export", of="all")).forwards == 0, "joins"
+    await guard.ceremony.prove(pending.id, "word", {})
+    again = await guard.call("export", of="all")
+    assert (again.forwards, again.text) == (0, "x" * 500)
+    assert json.loads(again.answers[-1])["id"] == 1, "under the id of the request it answers"
+    challenge = guard.store.challenges.get(pending.id)
+    assert challenge is not None
+    assert challenge.state is State.COMPLETED
+    assert results(guard) == ["result.withheld", "result.released"]
+    assert not guard.store.results.digests()
+
+
+async def test_after_a_release_the_same_call_runs_anew_and_is_asked_for_anew(guard: Guard) -> None:
+    _, pending = await withheld(guard)
+    await guard.ceremony.prove(pending.id, "word", {})
+    await guard.call("export", of="all")
+    caller, another = await withheld(guard)
+    assert (caller.forwards, another.id == pending.id, another.digest == pending.digest) == (1, False, False)
+
+
+async def test_consent_to_a_result_runs_no_call_and_consent_to_a_call_releases_no_result(guard: Guard) -> None:
+    call, first = await withheld(guard)
+    await guard.ceremony.prove(first.id, "word", {})
+    kept = guard.store.results.oldest(next(iter(guard.store.results.digests())))
+    assert kept is not None
+    assert (call.forwards, first.digest == kept.call_digest) == (1, False)
+    assert not await guard.ceremony.grants(kept.call_digest)
+
+
+async def test_a_result_that_is_refused_is_never_delivered_and_the_agent_is_told_that_the_call_ran(
+    guard: Guard,
+) -> None:
+    _, pending = await withheld(guard)
+    await guard.ceremony.decline(pending.id, by="ann", because="too much")
+    told = await guard.call("export", of="all")
+    assert told.forwards == 0
+    assert told.text.startswith("WITHHELD, executed: the call ran, once; what came back was withheld")
+    assert "too much" in told.text
+    assert results(guard) == ["result.withheld", "result.dropped"]
+    assert (await guard.call("export", of="all")).forwards == 0, "while the refusal is fresh, the call stays refused"
+    kept = guard.store.results.oldest(next(iter(guard.store.results.digests())))
+    assert kept is not None
+    assert guard.store.results.answer(kept.digest) is None
+
+
+async def test_what_nobody_asks_for_is_erased_when_its_time_is_up_or_it_was_refused(
+    guard: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await withheld(guard)
+    await guard.withholding.sweep()
+    assert not [event for event in results(guard) if event == "result.dropped"]
+    later = guard.clock.now() + 1_000
+    monkeypatch.setattr(guard.clock, "now", lambda: later)
+    await guard.withholding.sweep()
+    assert results(guard) == ["result.withheld", "result.dropped"]
+    told = await guard.call("export", of="all")
+    assert (told.forwards, "out of time" in told.text or "expired" in told.text) == (0, True), told.text
+    assert not guard.store.results.digests(), "who was told may call anew"
+    assert results(guard) == ["result.withheld", "result.dropped"]
+
+
+async def test_a_restart_forgets_no_withheld_result(guard: Guard, tmp_path: Path) -> None:
+    _, pending = await withheld(guard)
+    await guard.ceremony.prove(pending.id, "word", {})
+    guard.withholding._own.clear()
+    guard.withholding.refresh()
+    assert b"xxxx" not in (tmp_path / "guard.db").read_bytes() + (tmp_path / "guard.db-wal").read_bytes(), "sealed"
+    assert (await guard.call("export", of="all")).text == "x" * 500
+
+
+async def test_one_of_many_identical_calls_gets_a_released_result(guard: Guard) -> None:
+    _, pending = await withheld(guard)
+    await guard.ceremony.prove(pending.id, "word", {})
+    callers = [Caller() for _ in range(5)]
+    async with anyio.create_task_group() as group:
+        for caller in callers:
+            group.start_soon(lambda caller=caller: guard.call("export", caller, of="all"))
+    assert sum(bool(caller.answers) and caller.text == "x" * 500 for caller in callers) == 1
+    assert results(guard) == ["result.withheld", "result.released"]
+
+
+async def test_a_release_that_a_crash_cut_off_is_told_and_not_made_again(guard: Guard) -> None:
+    _, pending = await withheld(guard)
+    await guard.ceremony.prove(pending.id, "word", {})
+    (grant,) = await guard.ceremony.grants(pending.digest)
+    assert await guard.ceremony.consume(grant)
+    told = await guard.call("export", of="all")
+    assert (told.forwards, told.text[:18], "already spent" in told.text) == (0, "WITHHELD, executed", True)
+
+
+async def test_an_agent_that_left_while_its_call_ran_finds_the_result_withheld(guard: Guard) -> None:
+    def left() -> Outcome:
+        caller.gone = True
+        return brings(500)()
+
+    caller = Caller(left)
+    await guard.call("export", caller, of="all")
+    assert caller.answers == []
+    assert (await guard.call("export", of="all")).text.startswith("WITHHELD: export on desk ran, once")
+
+
+async def test_a_ledger_that_is_full_lets_no_result_out(guard: Guard) -> None:
+    _, pending = await withheld(guard)
+    await guard.ceremony.prove(pending.id, "word", {})
+    guard.ledger.away = True
+    assert "xxx" not in (await guard.call("export", of="all")).text
+    guard.ledger.away = False
+    assert (await guard.call("export", of="all")).text == "x" * 500
+
+
+async def test_only_so_much_is_kept_and_what_is_not_is_said_to_have_run(guard: Guard) -> None:
+    for number in range(EACH):
+        await guard.call("export", Caller(brings(500)), of=number)
+    more = await guard.call("export", Caller(brings(500)), of="more")
+    assert (more.forwards, more.text[:18]) == (1, "WITHHELD, executed")
+    assert "no more results can be kept" in more.text
+    assert results(guard)[-2:] == ["result.withheld", "result.dropped"]
+
+
+async def test_a_result_that_cannot_be_asked_for_just_now_is_kept(
+    guard: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object, **__: object) -> Challenge:
+        raise StoreUnavailableError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(guard.ceremony, "open", away)
+        caller = await guard.call("export", Caller(brings(500)), of="all")
+    assert caller.text.startswith("WITHHELD, executed: the call ran, once; what came back is withheld for now")
+    assert "Repeat exactly this call later" in caller.text
+    again = await guard.call("export", of="all")
+    assert (again.forwards, again.text[:8]) == (0, "WITHHELD")
+
+
+async def test_results_add_up_and_those_within_the_limit_pass(guard: Guard) -> None:
+    assert not (await guard.call("export", Caller(brings(200)), of=1)).answers, "the front relayed it"
+    assert (await guard.call("export", Caller(brings(200)), of=2)).text.startswith("WITHHELD")
+
+
+async def test_rows_are_limited_as_well(guard: Guard) -> None:
+    lines = json.dumps({"jsonrpc": "2.0", "id": 9, "result": {"content": [{"type": "text", "text": "1\n2\n3"}]}})
+    caller = await guard.call("table", Caller(lambda: Outcome(ending=Ending.OK, body=lines.encode())))
+    assert "3 rows, of 2 rows in 3600 s" in caller.text
+
+
+async def a_month(guard: Guard) -> None:
+    """Let the agent have 10 KB a day, until now."""
+    principal, now = await guard.identifier.identify(guard.key), guard.clock.now()
+    await guard.memory.recall(principal, "desk")
+    signal = VolumeSignal(guard.profiles)
+    for day in range(30, 0, -1):
+        call = replace(nouns.call(principal=principal), received=now - day * 86_400)
+        signal.learn(call, frozenset(), 10_000)
+
+
+async def test_an_unusual_bulk_of_a_sensitive_tool_is_withheld_until_a_person_consents(guard: Guard) -> None:
+    await a_month(guard)
+    assert not (await guard.call("read", Caller(brings(5_000)), n=1)).answers
+    caller = await guard.call("read", Caller(brings(900_000)), n=2)
+    assert caller.text.startswith("WITHHELD: read on desk ran, once")
+    (pending,) = guard.store.challenges.find(states=frozenset({State.PENDING}))
+    assert (pending.requirement.label, pending.findings[0].reason.code) == ("consent", Code.MUCH_DATA)
+    assert not (await guard.call("read", Caller(brings(5_000)), n=3)).answers, "what nobody got counts for nothing"
+    await guard.ceremony.prove(pending.id, "word", {})
+    assert len((await guard.call("read", n=2)).text) == 900_000
+    assert not (await guard.call("read", Caller(brings(900_000)), n=4)).answers, "as much again today"
+
+
+async def test_a_bulk_of_an_internal_tool_and_of_a_call_a_person_wanted_is_not_withheld(guard: Guard) -> None:
+    await a_month(guard)
+    await guard.approved()
+    assert not (await guard.call("wipe", Caller(brings(900_000)))).answers
+    assert not (await guard.call("note", Caller(brings(900_000)))).answers
+
+
+async def test_a_call_whose_results_are_limited_cannot_be_a_task(guard: Guard) -> None:
+    caller = Caller()
+    params = {"name": "export", "arguments": {}, "task": {}}
+    raw = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).encode()
+    arrival = Arrival(
+        message=decode(raw),
+        era=Era.LEGACY,
+        principal=await guard.identifier.identify(guard.key),
+        source=Source(transport="http"),
+        server="desk",
+    )
+    await guard.pipeline.handle(arrival, caller)
+    assert (caller.forwards, "cannot be a task" in caller.text) == (0, True)
+
+
+async def test_where_calls_are_only_watched_nothing_is_withheld(tmp_path: Path) -> None:
+    guard = Guard(tmp_path, enforce=False)
+    caller = await guard.call("export", Caller(brings(500)), of="all")
+    assert (caller.forwards, caller.answers, guard.store.results.digests()) == (1, [], frozenset())
+    assert results(guard) == ["result.withheld"]
+    assert guard.ledger.last("result.withheld")["watched"] is True
+    lines = json.dumps({"jsonrpc": "2.0", "id": 9, "result": {"content": [{"type": "text", "text": "1\n2\n3"}]}})
+    events = 'data: {"jsonrpc":"2.0","method":"notifications/progress","params":{}}\n\ndata: ' + lines + "\n\n"
+    await guard.call("table", Caller(lambda: Outcome(ending=Ending.OK, body=events.encode(), result_bytes=99)))
+    assert (guard.ledger.last("result.withheld")["tool"], guard.ledger.last("result.withheld")["rows"]) == ("table", 3)
+    guard.store.close()
+
+
 @pytest.mark.parametrize(
     ("tool", "ran"), [("note", Caller().ran), ("note", broken), ("note", defect), ("wipe", broken)]
 )
@@ -419,7 +675,8 @@ async def test_a_call_from_elsewhere_while_another_runs_is_in_two_places(guard: 
     began, go_on = anyio.Event(), anyio.Event()
 
     class Slow(Caller):
-        async def forward(self) -> Outcome:
+        async def forward(self, gauge: Gauge | None = None) -> Outcome:
+            del gauge
             began.set()
             await go_on.wait()
             return Outcome(ending=Ending.OK)

@@ -436,6 +436,7 @@ def test_a_database_of_a_version_before_learns_which_groups_each_challenge_asks(
             "DROP TABLE notices",
             "DROP TABLE emergencies",
             "DROP TABLE intents",
+            "DROP TABLE results",
             "ALTER TABLE agents DROP COLUMN groups",
             "ALTER TABLE agents DROP COLUMN claims",
             "DROP TABLE challenge_groups",

@@ -18,7 +18,7 @@ from guard.model import Classification, Demand, Limit, Sensitivity
 from guard.proxy.volumes import PARTS, Volumes
 from guard.reasons import Code
 
-HOUR = Limit(name="v.yaml#tools.t.limits[0]", calls=3, seconds=3600, demands=frozenset({Demand.STEP_UP}))
+HOUR = Limit(name="v.yaml#tools.t.limits[0]", most=3, seconds=3600, demands=frozenset({Demand.STEP_UP}))
 TAGS = Classification(sensitivity=Sensitivity.PUBLIC, owner="team", limits=(HOUR,))
 
 
@@ -139,13 +139,13 @@ def test_an_owner_who_changes_the_window_forgives_nothing() -> None:
     volumes = counted(Hand(), 3)
     longer = Classification(
         sensitivity=Sensitivity.PUBLIC,
-        limits=(Limit(name=HOUR.name, calls=3, seconds=7200, demands=HOUR.demands),),
+        limits=(Limit(name=HOUR.name, most=3, seconds=7200, demands=HOUR.demands),),
     )
     assert over(volumes, tags=longer)
 
 
 def test_what_an_owner_wants_beyond_a_limit_joins_what_is_wanted_anyway() -> None:
-    limit = Limit(name="x", calls=0, seconds=60, demands=frozenset({Demand.TWO_PEOPLE}), reason="in my words")
+    limit = Limit(name="x", most=0, seconds=60, demands=frozenset({Demand.TWO_PEOPLE}), reason="in my words")
     tags = Classification(sensitivity=Sensitivity.PUBLIC, demands=frozenset({Demand.POSSESSION}), limits=(limit,))
     found = Volumes(Shelf(), Hand()).judged("robot", tags)
     assert found.demands == {Demand.POSSESSION, Demand.TWO_PEOPLE}
