@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Final
 
-from guard.config import Listener
+from guard.listeners import Listener
 
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
 

@@ -15,8 +15,8 @@ from typing import Final
 import uvicorn
 from starlette.types import ASGIApp
 
-from guard.config import Listener
 from guard.errors import ConfigError
+from guard.listeners import Listener
 from guard.proxy.crowd import Crowd, room
 from guard.proxy.ingress import StrictProtocol
 

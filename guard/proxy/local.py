@@ -12,8 +12,8 @@ from pathlib import Path
 import structlog
 from starlette.types import ASGIApp
 
-from guard.config import Listener
 from guard.errors import ConfigError
+from guard.listeners import Listener
 from guard.proxy.ingress import StrictProtocol
 from guard.proxy.listener import Listening, server
 
