@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from guard.errors import ChallengeClosedError, ProofError
-from guard.model import Challenge, Grant
+from guard.model import Challenge, Grant, State
 from guard.ports import Challenges, Clock, FactorVerifier
 from guard.stepup.beforehand import Offers
 from guard.stepup.machine import Consumed, Effect, step
@@ -28,7 +28,9 @@ class Grants:
     def newest(self, digest: str, holder: Callable[[], None]) -> tuple[Challenge | None, Grant | None]:
         """The newest challenge for a call digest, and what it grants now to one whom `holder` lets pass."""
         newest = self._challenges.by_digest(digest)
-        grant = None if newest is None else self.standing(newest).grant
+        if newest is None or newest.state is not State.SATISFIED:  # one that ended has no arguments left to look at
+            return newest, None
+        grant = self.standing(newest).grant
         if grant is not None:
             holder()
         return newest, grant
@@ -45,7 +47,9 @@ class Grants:
             IllegalTransitionError: what was proven does not satisfy the challenge.
         """
         read = self._challenges.get(grant.challenge)
-        if read is None or not read.timely(self._clock.now()) or self.standing(read).grant != grant:
+        if read is None or read.state is not State.SATISFIED or not read.timely(self._clock.now()):
+            return read, ()
+        if self.standing(read).grant != grant:
             return read, ()
         try:
             spent, effects = step(read, Consumed(), self._clock.now())
