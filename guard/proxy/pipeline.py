@@ -115,9 +115,8 @@ class Pipeline:
                 await self._volumes.recall(arrival.principal.subject)
                 call = self._read(arrival)  # 1 read
                 kept = await self._withholding.find(call)
-                earlier = await self._earlier(
-                    call, arrival.message
-                )  # nothing may wait from here to a permitted call's count
+                earlier = await self._earlier(call, arrival.message)
+                # Nothing may wait from here to a permitted call's count.
                 judged = self._judge(call, limits=earlier is None)  # 2 classify, 3 assess
                 leg = self._pausing.resume(arrival, judged.call, exchange)
                 if kept is not None:  # it ran already, and its result waits
