@@ -17,8 +17,7 @@ APART: Final[Measure] = "apart", 1.0, "none of its values stood in an earlier ca
 def measure(seen: Observation, news: News, found: list[Measure]) -> None:
     """Find `argument_new` in nats, `destination_new` up to 1, `fresh` as the share of new values."""
     if news.surprise:
-        slot = news.slot
-        known = news.surprise_at, len(slot.values) if slot else 0, slot.total if slot else 0.0
+        known = news.surprise_at, *news.usual
         found.append(("argument_new", news.surprise, "{}: new; {} values known in {:.0f} uses", known))
     if news.destination:
         found.append(("destination_new", news.destination, "{}: a destination never used", (news.destination_at,)))

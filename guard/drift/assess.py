@@ -6,7 +6,7 @@ pipeline refuses it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 from guard import faults
@@ -48,8 +48,6 @@ class Assessor:
         self._signals, self._volume, self._behaviour = tuple(signals), volume, behaviour
         self._places, self._hopping, self._escalation, self._rate = places, hopping, escalation, rate
         self._job = job
-        self.ended: Callable[[Call], None] = _nothing if places is None else places.ended
-        """To be called when an assessed call came to its end, whether or not it was executed."""
         self._calm: dict[str, _Who] = {}
         self._taught: dict[str, _Who] = {}
 
@@ -138,6 +136,13 @@ class Assessor:
             changed |= self._places.learn(call, proven)
         return changed
 
+    def ended(self, call: Call) -> None:
+        """An assessed call came to its end, whether or not it was executed."""
+        if self._behaviour is not None:
+            self._behaviour.ended(call)
+        if self._places is not None:
+            self._places.ended(call)
+
 
 def _who(call: Call) -> _Who:
     """All that the signals about identity look at; what they found calm stays calm for the hour."""
@@ -148,8 +153,3 @@ def _keep(of: dict[str, _Who], key: str, who: _Who) -> None:
     if len(of) >= PROFILES:
         of.clear()
     of[key] = who
-
-
-def _nothing(call: Call) -> None:
-    """What there is to do at the end of a call when nobody looks at calls in flight."""
-    del call

@@ -29,7 +29,7 @@ ACTIVITIES: Final = 1024
 PENDING: Final = 4096
 HELD: Final = 16 * 1024 * 1024
 """Bytes of results that all activities together keep."""
-_LATELY: Final = 2048
+_LATELY: Final = 1024
 """Calls whose values, and whose scores by profiles, are kept for the next that are the same."""
 _SMALL: Final = 2048  # characters of arguments whose values are kept for the next call that has the same
 NEWCOMERS: Final = 3
@@ -128,14 +128,15 @@ class Behaviour:
             KeyError: a profile was not loaded.
         """
         mine, peers = self._profiles[own], self._profiles[peers_of(server)]
-        known = self._known.get((own, id(seen)))
-        if known is None or not known.holds(seen, mine, peers):
-            known = Base(Scene(seen, mine, peers), self._weights)
+        scene, known = Scene(seen, mine, peers), self._known.get((own, id(seen)))
+        if known is None or not known.holds(scene):
+            known = Base(scene, self._weights)
             _keep(self._known, (own, id(seen)), known)
-        total, parts = known.score(activity)
+        total, parts = known.score(activity, scene)
         limits, newcomer = self._threshold(mine, peers), None
         if lesson and peers.calls >= FIRST and (len(peers.scores) < FEW or int(peers.calls) % NEWCOMERS == 0):
-            newcomer = Base(Scene(seen, NOBODY, peers), self._weights).score(activity)[0]
+            stranger = Scene(seen, NOBODY, peers)
+            newcomer = Base(stranger, self._weights).score(activity, stranger)[0]
         band = Band.CALM if limits and total <= limits.unusual else _band(seen, total, parts, limits)
         return Assessment(seen, activity.before, total, parts, limits, band, newcomer, known)
 
@@ -203,6 +204,10 @@ class Behaviour:
             return False
         self.teach(key, call.server, found, now=call.received, day=int(call.received // DAY), vouched=vouched)
         return True
+
+    def ended(self, call: Call) -> None:
+        """An assessed call came to its end; one that was not executed teaches nothing."""
+        self._pending.pop(call.id, None)
 
     def teach(self, own: str, server: str, found: Assessment, *, now: float, day: int, vouched: bool = False) -> None:
         """Fold one assessed and executed call into its agent's profile and that of the server."""

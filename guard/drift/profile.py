@@ -7,6 +7,7 @@ enough after, or until a person wanted it. Bounded: the oldest and rarest go fir
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
@@ -39,6 +40,8 @@ BEYOND_BUDGET: Final = 1.5
 """Times its budget that scores above the threshold may count for the next one."""
 SPARE: Final = 2.0
 """Scores above the threshold that may count in a row."""
+_VERSIONS: Final = itertools.count(1)
+"""No two states of profiles have the same one, so that it names a state without keeping it."""
 AGAIN: Final = 20
 """Scores learnt between two looks at the thresholds."""
 DAY: Final = 86400.0
@@ -206,7 +209,7 @@ class Profile:
         self.day, self.mass, self.born = 0, 0.0, NEVER
         self.scores: list[float] = []
         self.limits: Thresholds | None = None
-        self.version, self.spare = 0, SPARE
+        self.version, self.spare = next(_VERSIONS), SPARE
         self.unread = AGAIN
         self.calls = 0.0
         self.tools: dict[str, Seen] = {}
@@ -237,7 +240,7 @@ class Profile:
 
         A time that is not finite or lies before the last one decays nothing.
         """
-        self.version += 1
+        self.version = next(_VERSIONS)
         self.decay(lesson.now)
         day = lesson.day & DAYS
         if self.born == NEVER:
@@ -417,7 +420,7 @@ class Profile:
 
     def add(self, other: Profile) -> None:
         """Add what another process learnt: counts add up, days and networks join."""
-        self.version += 1
+        self.version = next(_VERSIONS)
         late = max(self.at, other.at)
         self.decay(late)
         other.decay(late)

@@ -35,16 +35,17 @@ class News:
         "destination",
         "destination_at",
         "new",
-        "slot",
         "sought",
         "surprise",
         "surprise_at",
+        "usual",
     )
 
     def __init__(self) -> None:
         self.new = self.surprise = self.destination = 0.0
         self.surprise_at = self.destination_at = ""
-        self.slot: Slot | None = None
+        self.usual = 0, 0.0
+        """The values known where the most surprising one stands, and the uses of that place."""
         self.brought: list[int] = []
         """The hashes of the new values."""
         self.sought: list[tuple[str, float, str]] = []
@@ -78,7 +79,8 @@ class Scene(NamedTuple):
             found.new += close
         surprise = -math.log(max(_rate(slot, shared), LEAST)) * novelty * close
         if surprise > found.surprise:
-            found.surprise, found.surprise_at, found.slot = surprise, value.path, slot
+            found.surprise, found.surprise_at = surprise, value.path
+            found.usual = (len(slot.values), slot.total) if slot is not None else (0, 0.0)
         if novelty < RELATED or len(value.text) < SHORTEST:
             return
         novelty *= close

@@ -15,8 +15,7 @@ from typing import Final, NamedTuple
 
 from guard.drift import arguments, provenance, sequence, tools
 from guard.drift.activity import Activity
-from guard.drift.observation import Measure, Observation
-from guard.drift.profile import Profile
+from guard.drift.observation import Measure
 from guard.drift.scene import Scene
 
 FORMAT: Final = 2
@@ -63,14 +62,17 @@ def shipped() -> Weights:
 
 
 class Base:
-    """What a call scores by two profiles, in whatever activity it comes: valid until one of the profiles changes."""
+    """What a call scores in a scene, in whatever activity it comes: valid until one of the profiles changes.
 
-    __slots__ = ("_likely", "_news", "_parts", "_scene", "_steps", "_total", "_versions", "_weights")
+    It keeps no profile: those are replaced whenever what was learnt is stored.
+    """
+
+    __slots__ = ("_likely", "_news", "_parts", "_seen", "_steps", "_total", "_versions", "_weights")
 
     def __init__(self, scene: Scene, weights: Weights) -> None:
         """Ask the signals that look at profiles alone."""
         found: list[Measure] = []
-        self._scene, self._weights = scene, weights
+        self._seen, self._weights = scene.seen, weights
         self._versions = scene.own.version, scene.peers.version
         self._likely = tools.measure(scene, found)
         self._news = scene.news()
@@ -79,22 +81,19 @@ class Base:
         self._total, self._parts = self._add(found, 0.0, [])
         self._steps: dict[tuple[str, bool], tuple[float, list[Measure]]] = {}
 
-    def holds(self, seen: Observation, own: Profile, peers: Profile) -> bool:
+    def holds(self, scene: Scene) -> bool:
         """Whether this is the same call, and nothing was learnt since."""
-        was, (mine, theirs) = self._scene, self._versions
-        return (
-            was.seen is seen
-            and was.own is own
-            and was.peers is peers
-            and mine == own.version
-            and theirs == peers.version
-        )
+        seen, own, peers = scene
+        return self._seen is seen and self._versions == (own.version, peers.version)
 
-    def score(self, activity: Activity) -> tuple[float, list[Measure]]:
-        """The score and what each measure adds to it in nats, in no order; what adds nothing is left out."""
+    def score(self, activity: Activity, scene: Scene) -> tuple[float, list[Measure]]:
+        """The score and what each measure adds to it in nats, in no order; what adds nothing is left out.
+
+        `scene` is the one it was made of, or one that it `holds` in.
+        """
         key = activity.before, activity.reads > 0
-        total, parts = self._steps.get(key) or self._step(key)
-        seen, news = self._scene.seen, self._news
+        total, parts = self._steps.get(key) or self._step(key, scene)
+        seen, news = self._seen, self._news
         apart = seen.telling > 0 and activity.calls > 0 and activity.used.isdisjoint(seen.told)
         found = [arguments.APART] if apart else []
         if news is not None and activity.reads:
@@ -108,13 +107,13 @@ class Base:
 
     def doubt(self, total: float) -> tuple[Sequence[int], float]:
         """The hashes of the call's new values, and what its score would be if it could hurt."""
-        news, can = self._news, self._scene.seen.can
+        news, can = self._news, self._seen.can
         return ((), 0.0) if news is None or can == 0 else (news.brought, total / self._weights.can[can])
 
-    def _step(self, key: tuple[str, bool]) -> tuple[float, list[Measure]]:
+    def _step(self, key: tuple[str, bool], scene: Scene) -> tuple[float, list[Measure]]:
         """The same as it comes after this tool, and (True) after a result was read."""
         before, read = key
-        found = [sequence.measure(self._scene, before, self._likely)]
+        found = [sequence.measure(scene, before, self._likely)]
         if read:
             found.append(provenance.AFTER)
         step = self._steps[key] = self._add(found, self._total, [*self._parts])
@@ -122,7 +121,7 @@ class Base:
 
     def _add(self, found: list[Measure], total: float, parts: list[Measure]) -> tuple[float, list[Measure]]:
         """Weigh what was found, and add it to a score."""
-        can, units = self._weights.can[self._scene.seen.can], self._weights.units
+        can, units = self._weights.can[self._seen.can], self._weights.units
         for name, value, form, known in found:
             weight, most = units[name]
             nats = weight * (value if value < most else most) * can  # noqa: FURB136 - what is no number is not below

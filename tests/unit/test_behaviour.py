@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import math
 import zlib
@@ -17,7 +18,7 @@ from guard.drift.activity import KEPT, Activity
 from guard.drift.behaviour import DAY, HELD, Behaviour, plain
 from guard.drift.calibrate import ALARMING_FLOOR, UNUSUAL_FLOOR, quantile, thresholds
 from guard.drift.effect import READS
-from guard.drift.profile import DAILY, PER_SLOT, VALUES, Lesson, Profile, Seen, quarantine
+from guard.drift.profile import DAILY, PER_SLOT, VALUES, Lesson, Profile, Seen, Slot, quarantine
 from guard.drift.profiles import Profiles, peers_of
 from guard.drift.scene import Scene
 from guard.drift.score import Base, Weights, shipped
@@ -253,13 +254,40 @@ def test_no_clock_makes_a_profile_forget_or_break(now: float) -> None:
     assert profile.at == nouns.NOW
 
 
+def test_scores_that_are_kept_keep_no_profile_that_was_stored_and_read_anew() -> None:
+    def alive() -> int:
+        gc.collect()
+        return sum(isinstance(one, Profile | Slot) for one in gc.get_objects())
+
+    desk, numbers = Desk().works(5), count()
+
+    def stores() -> int:
+        desk.looks("send_report", to=f"someone{next(numbers)}@corp.example")
+        for key in (KEY, peers_of("payments")):
+            desk.profiles.put(key, load(desk.profiles.dump(key)))
+        return alive()
+
+    assert stores() == [stores() for _ in range(10)][-1]
+
+
+def test_a_call_that_ended_without_being_executed_is_not_kept() -> None:
+    desk = Desk().works(5)
+    asked = desk.call("send_report", to="thief@evil.example")
+    desk.behaviour.assess(asked, TAGS)
+    desk.behaviour.ended(asked)
+    before = desk.profiles.dump(KEY)
+    assert not desk.behaviour.learn(asked, CONSENT, b"sent")
+    assert desk.profiles.dump(KEY) == before
+
+
 def test_a_measure_that_is_no_number_counts_as_much_as_its_cap() -> None:
     desk = Desk().works(5)
     broken = Weights("broken", {name: (weight, 1.0) for name, (weight, _) in shipped().units.items()}, shipped().can)
     seen = desk.behaviour.observe("payments", "send_report", {"to": "x@y.example"}, TAGS)
     profile = desk.profiles[KEY]
     profile.calls = math.nan
-    total, parts = Base(Scene(seen, profile, desk.profiles[peers_of("payments")]), broken).score(Activity(plain))
+    scene = Scene(seen, profile, desk.profiles[peers_of("payments")])
+    total, parts = Base(scene, broken).score(Activity(plain), scene)
     assert math.isfinite(total)
     assert total > 0
     assert "tool_rare" in {name for name, *_ in parts}
