@@ -60,6 +60,7 @@ def verdicts(trial: Trial) -> list[Verdict]:
     return [
         _answered(trial.book),
         _right(trial.book),
+        _shared(trial),
         _memory(trial.rests),
         _files(trial.rests),
         _children(trial.rests),
@@ -78,6 +79,17 @@ def _answered(book: Book) -> Verdict:
 def _right(book: Book) -> Verdict:
     wrong = sum(count for (_, outcome), count in book.outcomes.items() if outcome == "WRONG")
     return Verdict("every end is a right one", not wrong, f"{wrong} wrong", tuple(book.wrong[: 2 * MOST_SHOWN]))
+
+
+def _shared(trial: Trial) -> Verdict:
+    """Equal calls have one challenge; where one took another's place, the ledger says that more was required."""
+    staled = {
+        entry.text("challenge_id")
+        for entry in Reader(trial.stage.state).read(holding=frozenset((b'"challenge.staled"',)))
+    }
+    wrong = [one for one in trial.book.replaced if one not in staled]
+    said = f"{len(trial.book.replaced)} replaced, {len(wrong)} for no reason on record"
+    return Verdict("equal calls share a challenge", not wrong, said, tuple(wrong[:MOST_SHOWN]))
 
 
 def _memory(rests: list[Rest]) -> Verdict:
