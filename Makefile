@@ -21,7 +21,7 @@ demo: $(READY)       ## watch a privileged call being paused, proven, forwarded 
 
 test: $(READY)       ## the default suite: unit, integration, real processes, SoftHSM, a real browser
 	@sh tools/system-packages.sh softhsm2 git chromium
-	@$(BIN)/python -m pytest -n 2 -m "not slow"
+	@$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow"
 
 test-slow: $(READY)  ## long property and crash runs
 	@sh tools/system-packages.sh softhsm2 git chromium
