@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -55,10 +56,8 @@ class Launched:
         Raises:
             subprocess.TimeoutExpired: it has not, after so many seconds.
         """
-        with self._looking:
-            self._process.join(timeout)
-            code = self._process.exitcode
-        if code is None:
+        connection.wait([self._process.sentinel], timeout)  # without the lock: another thread may end it meanwhile
+        if (code := self.poll()) is None:
             raise subprocess.TimeoutExpired(list(self._words), timeout or 0)
         return code
 
