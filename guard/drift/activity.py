@@ -13,6 +13,8 @@ from typing import Final
 from guard.drift.observation import Observation
 from guard.drift.profile import START
 
+IDLE: Final = 900.0
+"""Seconds without a call after which an activity is over."""
 KEPT: Final = 128 * 1024
 """Bytes of results an activity keeps; once there was more, every new value counts as seen."""
 USED: Final = 20_000

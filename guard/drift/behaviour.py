@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar
 
-from guard.drift.activity import Activity
+from guard.drift.activity import IDLE, Activity
 from guard.drift.calibrate import Thresholds, thresholds
 from guard.drift.effect import CHANGES, DESTROYS, HURTS, READS, effect
 from guard.drift.observation import Measure, Observation
@@ -23,8 +23,6 @@ from guard.model import Band, Call, Classification, Doubt, Finding, Json, ProofC
 from guard.reasons import Code, Reason
 
 SIGNAL: Final = "behaviour"
-IDLE: Final = 900.0
-"""Seconds without a call after which an activity is over."""
 ACTIVITIES: Final = 1024
 PENDING: Final = 4096
 HELD: Final = 16 * 1024 * 1024

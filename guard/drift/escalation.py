@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
+from guard.drift.activity import IDLE
 from guard.drift.profile import DAY, NEVER
 from guard.drift.profiles import PROFILES, Profiles
 from guard.model import Band, Call, Classification, Doubt, Finding, ProofClass, Sensitivity
@@ -23,8 +24,6 @@ FEW: Final = 5
 """Calls of a conversation within which a rise counts as sudden."""
 HARMLESS: Final = Sensitivity.INTERNAL
 """The highest sensitivity of a harmless call."""
-IDLE: Final = 900.0
-"""Seconds without a call after which a conversation is over."""
 CLIMB: Final = "climb to critical"
 """The kind that a climb counts as; no effect has a name like this."""
 _READ: Final = "read"

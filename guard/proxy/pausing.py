@@ -43,6 +43,8 @@ from guard.wire.message import Request
 
 PROOF_KIND: Final = "call_signature"
 """The factor that verifies the `Guard-Proof` header."""
+READABLE: Final = 64 * 1024
+"""Characters of canonical arguments that an approver may be asked to read."""
 
 _DECLINED: Final = "declined at the client"
 _OPEN_LINKS: Final = 10_000

@@ -43,7 +43,7 @@ from guard.proxy.exchange import Arrival, Ending, Exchange, Outcome
 from guard.proxy.journal import Journal, Judged, reasons_json
 from guard.proxy.ladder import Leg, Said
 from guard.proxy.memory import Memory
-from guard.proxy.pausing import Held, Pausing
+from guard.proxy.pausing import READABLE, Held, Pausing
 from guard.proxy.scale import Scale
 from guard.proxy.volumes import Volumes
 from guard.proxy.withholding import Asked, Withholding
@@ -57,8 +57,6 @@ from guard.wire.methods import resumes, target
 
 log = structlog.get_logger()
 
-READABLE: Final = 64 * 1024
-"""Characters of canonical arguments that an approver may be asked to read."""
 _LAST_STATE: Final = {
     Ending.OK: State.COMPLETED,
     Ending.TOOL_ERROR: State.COMPLETED,

@@ -45,7 +45,7 @@ from guard.ports import Challenges, Clock
 from guard.proxy.exchange import KEPT_LIMIT, Arrival, Exchange, Outcome
 from guard.proxy.journal import Journal, Judged, reasons_json
 from guard.proxy.ladder import Leg, Said
-from guard.proxy.pausing import Pausing
+from guard.proxy.pausing import READABLE, Pausing
 from guard.proxy.scale import Scale
 from guard.proxy.shown import LIMIT
 from guard.proxy.spans import exchanged, taken
@@ -67,8 +67,6 @@ LINGER: Final = 3600.0
 """Seconds for which the same call is still told that it ran, after its result was due to be erased."""
 SWEEP: Final = 5.0
 """Seconds between two looks for what is to be erased."""
-_SHOWN: Final = 64 * 1024
-"""Characters of canonical arguments that an approver may be asked to read."""
 _OVER: Final = {
     State.DENIED: Code.DENIED,
     State.CANCELLED: Code.CANCELLED,
@@ -436,7 +434,7 @@ def _is_response(answer: bytes) -> bool:
 
 def _shown(call: Call) -> str:
     """The arguments as the approver sees them; the call ran, so what is too long to read is only named."""
-    if len(call.canonical) <= _SHOWN:
+    if len(call.canonical) <= READABLE:
         return call.canonical
     return canonical({"characters": len(call.canonical), "sha256": digest(call.canonical)})
 

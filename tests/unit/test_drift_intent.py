@@ -9,9 +9,10 @@ from itertools import count
 
 import pytest
 
+from guard.drift.activity import IDLE
 from guard.drift.assess import Assessor
 from guard.drift.behaviour import Behaviour
-from guard.drift.escalation import FEW, IDLE, EscalationSignal
+from guard.drift.escalation import FEW, EscalationSignal
 from guard.drift.profile import BELIEVED, DAY, KINDS, SPAN, Profile
 from guard.drift.profiles import Profiles, peers_of
 from guard.drift.rate import RateSignal

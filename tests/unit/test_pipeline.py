@@ -29,8 +29,8 @@ from guard.proxy.exchange import Arrival, Ending, Gauge, Outcome
 from guard.proxy.habits import Habits
 from guard.proxy.journal import Journal
 from guard.proxy.memory import Memory
-from guard.proxy.pausing import Pausing
-from guard.proxy.pipeline import READABLE, Pipeline
+from guard.proxy.pausing import READABLE, Pausing
+from guard.proxy.pipeline import Pipeline
 from guard.proxy.volumes import Volumes
 from guard.proxy.withholding import EACH, Withholding
 from guard.reasons import Code
