@@ -133,7 +133,9 @@ class Agent:
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Path:
-    return tmp_path / "journal"
+    path = tmp_path / "journal"
+    path.touch()  # a server that ends before it was up leaves none
+    return path
 
 
 def config_for(journal: Path, *arguments: str, **settings: Any) -> Config:  # noqa: ANN401  # checked by the model

@@ -95,6 +95,46 @@ async def test_files_no_system_can_wait_for_are_read_to_their_end(path: str) -> 
 
 
 @pytest.mark.anyio
+async def test_bytes_that_come_while_nobody_reads_are_kept() -> None:
+    read, write = os.pipe()
+    async with PipeReader(read) as reader, PipeWriter(write) as writer:
+        await writer.send(b"one")
+        assert await reader.receive(1) == b"o"
+        await anyio.wait_all_tasks_blocked()
+        assert await reader.receive() == b"ne"
+        with anyio.move_on_after(0):
+            await reader.receive()
+        await writer.send(b"two")
+        assert await reader.receive() == b"two"
+
+
+@pytest.mark.anyio
+async def test_only_one_may_read_at_a_time() -> None:
+    read, write = os.pipe()
+    async with PipeReader(read) as reader, PipeWriter(write) as writer, anyio.create_task_group() as group:
+        group.start_soon(reader.receive)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(anyio.BusyResourceError):
+            await reader.receive()
+        await writer.send(b"x")
+
+
+@pytest.mark.anyio
+async def test_closing_ends_the_wait_of_who_reads() -> None:
+    read, write = os.pipe()
+    reader = PipeReader(read)
+    async with PipeWriter(write), anyio.create_task_group() as group:
+
+        async def wait() -> None:
+            with pytest.raises(anyio.ClosedResourceError):
+                await reader.receive()
+
+        group.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        await reader.aclose()
+
+
+@pytest.mark.anyio
 async def test_a_closed_end_says_so() -> None:
     read, write = os.pipe()
     reader, writer = PipeReader(read), PipeWriter(write)
