@@ -23,9 +23,9 @@ test: $(READY)       ## the default suite: unit, integration, real processes, So
 	@sh tools/system-packages.sh softhsm2 git chromium
 	@$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow"
 
-test-slow: $(READY)  ## long property and crash runs
+test-slow: $(READY)  ## long property and crash runs; the properties of the default suite with other examples every time
 	@sh tools/system-packages.sh softhsm2 git chromium
-	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -m slow --timeout 1800
+	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -m "slow or hypothesis" --timeout 1800
 
 mutants: $(READY)    ## mutation score of guard/stepup/ and guard/factors/ (NAMES="guard.stepup.intent*" for a part)
 	@tools/uv sync --quiet --frozen --extra hsm --extra notify --group mutants

@@ -22,6 +22,7 @@ import contextlib
 import hmac
 import json
 import os
+import random
 import re
 import shutil
 import socket
@@ -77,8 +78,13 @@ def one_time_code(uri: str) -> str:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
+    """A port nobody listens on, below those the system gives to outgoing connections: it is listened on only later."""
+    while True:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_server(("127.0.0.1", random.randrange(10_000, 20_000))) as found,
+        ):
+            return int(found.getsockname()[1])
 
 
 class Scene:

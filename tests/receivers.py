@@ -113,6 +113,7 @@ def mail_server(
         auth_required=bool(password),
         authenticator=login if password else None,
         auth_require_tls=starttls,
+        ready_timeout=30,
     )
     controller.start()
     try:

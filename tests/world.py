@@ -75,20 +75,47 @@ def until(condition: Callable[[], object], what: str, *, within: float = 30.0) -
 
 
 def all_gone(processes: Sequence[psutil.Process]) -> bool:
-    """Whether none of these processes runs any more."""
-    return not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in processes)
+    """Whether none of these processes runs any more; one that only waits to be reaped does not."""
+
+    def runs(one: psutil.Process) -> bool:
+        try:
+            return one.is_running() and one.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:  # gone between the two looks
+            return False
+
+    return not any(map(runs, processes))
+
+
+def _ports() -> Iterator[int]:
+    """Ports below those the system gives to outgoing connections, each for this process alone while it lives.
+
+    A block of them is claimed by a name that the kernel lets one process have, whichever run of the tests that is in.
+    """
+    claims = []
+    for block in random.sample(range(20_000, 32_000, _BLOCK), 12_000 // _BLOCK):
+        claims.append(claim := socket.socket(socket.AF_UNIX))
+        try:
+            claim.bind(f"\0guard-tests-ports-{block}")
+        except OSError:  # another process has it
+            claims.pop().close()
+        else:
+            yield from range(block, block + _BLOCK)
+
+
+_BLOCK = 100
+_OWN_PORTS = _ports()
 
 
 def free_port() -> int:
-    """A port nobody listens on, below those the system gives to outgoing connections."""
-    while True:
-        port = random.randrange(20_000, 32_000)
+    """A port nobody listens on, which no other test is given."""
+    for port in _OWN_PORTS:
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
             return port
+    raise AssertionError("no port is left")
 
 
 class World:
@@ -288,7 +315,8 @@ class World:
 
     def ran(self) -> list[dict[str, Any]]:
         """Every call the tool server executed, by its own journal."""
-        lines = [json.loads(line) for line in self.journal.read_text().splitlines()]
+        whole, _, _ = self.journal.read_text().rpartition("\n")  # the last line may be under way
+        lines = [json.loads(line) for line in whole.splitlines()]
         return [line for line in lines if "tool" in line]
 
     def runs(self, tool: str, arguments: Mapping[str, object]) -> int:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -125,11 +126,10 @@ def test_the_pipeline_story_runs_to_its_end() -> None:
 
 def stop(story: int, words: list[str]) -> None:
     """Kill every process below the story that has all these words in its command line."""
-    found = [
-        process
-        for process in psutil.Process(story).children(recursive=True)
-        if all(any(word in part for part in process.cmdline()) for word in words)
-    ]
+    found = []
+    for process in psutil.Process(story).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # a verb of the story that just ended
+            if all(any(word in part for part in process.cmdline()) for word in words):
+                process.send_signal(signal.SIGKILL)
+                found.append(process)
     assert found, f"no process with {words}"
-    for process in found:
-        process.send_signal(signal.SIGKILL)

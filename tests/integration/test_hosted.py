@@ -16,7 +16,7 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
 from tests.agents import Agent, next_message
-from tests.guards import Serving
+from tests.guards import PROMPT, Serving
 from tests.world import World, until
 
 TALKING = Path(__file__).parents[1] / "servers" / "talking_server.py"
@@ -257,10 +257,11 @@ def test_a_session_belongs_to_its_principal_and_ends_when_it_is_deleted(world: W
 
 
 def test_a_request_twice_in_flight_under_one_id_is_refused(world: World, guard: Serving) -> None:
-    agent = Agent(guard, world.key).hello()
-    first = agent.ask("slow", {"seconds": 0.5, "n": "first"}, number="same")
-    until(lambda: world.runs("slow", {"seconds": 0.5, "n": "first"}), "the first is under way")
+    agent, go_on = Agent(guard, world.key).hello(), world.folder / "twice"
+    first = agent.ask("slow", {"until": str(go_on)}, number="same")
+    until(lambda: world.runs("slow", {"until": str(go_on)}), "the first is under way")
     assert agent.ask("note", {"n": "second"}, number="same").heard().status == 400
+    go_on.touch()
     assert first.heard().answer.ran
     assert world.runs("note", {"n": "second"}) == 0
 
@@ -276,7 +277,7 @@ def test_a_session_outlives_the_guard(tmp_path: Path, end: str) -> None:
             first.kill()
         else:
             code, seconds = first.terminate()
-            assert (code, seconds < 2) == (0, True)
+            assert (code, seconds < PROMPT) == (0, True)
         until(lambda: not alive(pid), "its child is gone, one with a limit on memory too")
         agent.guard = world.serve()
         assert agent.call("note", {"n": 2}).ran
@@ -370,12 +371,14 @@ def test_a_crash_in_a_call_is_told_recorded_and_healed(tmp_path: Path) -> None:
 def test_a_server_that_keeps_crashing_is_left_alone_for_a_while(tmp_path: Path) -> None:
     with Deployment(tmp_path) as world:
         agent = Agent(world.serve(), world.key).hello()
-        assert "outcome is unknown" in agent.call("exit", {"n": 1}).text
-        world.wait_for("child.ended")
-        assert "outcome is unknown" in agent.call("exit", {"n": 2}).text
-        world.wait_for("child.ended", count=2)
-        assert "several times in a row" in agent.call("exit", {"n": 3}).text
-        assert world.runs("exit", {"n": 3}) == 0
+        crashes = 0
+        while "outcome is unknown" in (said := agent.call("exit", {"n": crashes}).text):
+            crashes += 1
+            assert crashes < 6  # pauses grow: a second is soon over on a busy machine, a quarter of a minute is not
+            world.wait_for("child.ended", count=crashes)
+        assert "several times in a row" in said
+        assert crashes >= 2
+        assert world.runs("exit", {"n": crashes}) == 0
         until(lambda: agent.call("note", {}).ran, "it is started again")
 
 
@@ -389,7 +392,7 @@ def test_a_child_beyond_its_memory_dies_and_nobody_else_does(tmp_path: Path) -> 
         world.wait_for("child.ended")
         assert waiting.heard().answer.ran
         assert greedy.call("note", {"n": 2}).ran  # by a new child, in the same session
-        assert any("MemoryError" in line["line"] for line in said(guard, "child.said"))
+        until(lambda: any("MemoryError" in line["line"] for line in said(guard, "child.said")), "why is logged")
         world.check()
 
 
@@ -407,7 +410,8 @@ def test_limits_hold_and_only_ones_own_idle_children_make_room(tmp_path: Path) -
     with Deployment(tmp_path) as world:
         guard = world.serve_with("proxy", "max_children = 3\nmax_children_per_principal = 2")
         first, second, third = Agent(guard, world.key).hello(), Agent(guard, world.key).hello(), Agent(guard, world.key)
-        busy = [first.ask("slow", {"seconds": 1.5, "n": 1}), second.ask("slow", {"seconds": 1.5, "n": 2})]
+        go_on = tmp_path / "go on"
+        busy = [agent.ask("slow", {"until": str(go_on)}) for agent in (first, second)]
         until(lambda: len(world.ran()) == 2, "both are busy")
         refused = third.request(
             "initialize",
@@ -416,6 +420,7 @@ def test_limits_hold_and_only_ones_own_idle_children_make_room(tmp_path: Path) -
         assert "as the limits allow" in refused.answer.text
         assert not refused.session
         other = Agent(guard, world.add_agent("second")).hello()
+        go_on.touch()
         assert all(one.heard().answer.ran for one in busy)
         third.hello()
         assert third.call("note", {"n": 3}).ran
@@ -441,7 +446,7 @@ def test_no_child_outlives_a_guard_that_is_killed_or_stopped(tmp_path: Path) -> 
                 guard.kill()
             else:
                 code, seconds = guard.terminate()
-                assert (code, seconds < 2) == (0, True), seconds
+                assert (code, seconds < PROMPT) == (0, True), seconds
                 assert "outcome is unknown" in pending.heard().answer.text
             until(lambda pids=pids: not any(map(alive, pids)), "every child is gone")
         world.check()

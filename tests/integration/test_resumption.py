@@ -101,11 +101,14 @@ def notice(word: str) -> dict[str, object]:
     return {"line": json.dumps({"jsonrpc": "2.0", "method": "notifications/message", "params": params})}
 
 
-def test_an_answer_that_takes_its_time_can_be_fetched_after_the_connection_broke(world: World, guard: Serving) -> None:
-    agent = Agent(guard, world.key).hello()
-    with posting(agent, "slow", {"seconds": 0.6, "who": "broken"}) as answer:
+def test_an_answer_that_takes_its_time_can_be_fetched_after_the_connection_broke(
+    world: World, guard: Serving, tmp_path: Path
+) -> None:
+    agent, go_on = Agent(guard, world.key).hello(), tmp_path / "broken"
+    with posting(agent, "slow", {"until": str(go_on)}) as answer:
         primer = next(events(answer))
     assert (primer.data, primer.retry) == ("", "1000")
+    go_on.touch()
     with resuming(agent, primer.id) as stream:
         [event] = events(stream)
     assert event.message["id"] == 7
@@ -114,7 +117,7 @@ def test_an_answer_that_takes_its_time_can_be_fetched_after_the_connection_broke
         assert [one.data for one in events(stream)] == [event.data]
     with resuming(agent, event.id) as stream:
         assert list(events(stream)) == []
-    assert world.runs("slow", {"seconds": 0.6, "who": "broken"}) == 1
+    assert world.runs("slow", {"until": str(go_on)}) == 1
     world.check()
 
 
@@ -148,12 +151,13 @@ def test_the_sessions_own_stream_goes_on_where_it_broke_off(world: World, guard:
         ]
 
 
-def test_a_client_that_comes_back_takes_the_stream_over(world: World, guard: Serving) -> None:
-    agent = Agent(guard, world.key).hello()
-    with posting(agent, "slow", {"seconds": 0.6, "who": "twice"}) as answer:
+def test_a_client_that_comes_back_takes_the_stream_over(world: World, guard: Serving, tmp_path: Path) -> None:
+    agent, go_on = Agent(guard, world.key).hello(), tmp_path / "twice"
+    with posting(agent, "slow", {"until": str(go_on)}) as answer:
         heard = events(answer)
         primer = next(heard)
         with resuming(agent, primer.id) as stream:
+            go_on.touch()
             [event] = events(stream)
             assert "twice" in event.data
         with suppress(http.client.HTTPException, OSError):
@@ -165,7 +169,7 @@ def test_an_answer_that_is_not_kept_is_told_and_not_waited_for(tmp_path: Path) -
         world.write_policy("desk", POLICY)
         first = world.serve()
         agent = Agent(first, world.key).hello()
-        with posting(agent, "slow", {"seconds": 5}) as answer:
+        with posting(agent, "slow", {"until": str(tmp_path / "never")}) as answer:
             primer = next(events(answer))
             first.kill()
         again = Agent(world.serve(), world.key, session=agent.session)
@@ -176,10 +180,13 @@ def test_an_answer_that_is_not_kept_is_told_and_not_waited_for(tmp_path: Path) -
         assert "the outcome is unknown" in event.data
 
 
-def test_an_answer_is_its_sessions_own(world: World, guard: Serving) -> None:
+def test_an_answer_is_its_sessions_own(world: World, guard: Serving, tmp_path: Path) -> None:
     agent, other = Agent(guard, world.key).hello(), Agent(guard, world.key).hello()
-    with posting(agent, "slow", {"seconds": 0.2, "who": "mine"}) as answer:
-        primer, last = events(answer)
+    with posting(agent, "slow", {"until": str(tmp_path / "mine")}) as answer:
+        heard = events(answer)
+        primer = next(heard)
+        (tmp_path / "mine").touch()
+        [last] = heard
     assert "mine" in last.data
     with resuming(other, primer.id) as stream:
         assert ["mine" in one.data for one in events(stream)] == [False]
@@ -228,8 +235,14 @@ def test_a_crash_after_the_connection_broke_is_told_to_the_client_that_comes_bac
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_real_client_gets_its_answer_over_a_connection_that_is_cut(world: World, guard: Serving) -> None:
-    cut = anyio.Event()
+async def test_a_real_client_gets_its_answer_over_a_connection_that_is_cut(
+    world: World, guard: Serving, tmp_path: Path
+) -> None:
+    cut, go_on = anyio.Event(), tmp_path / "cut"
+
+    async def answer() -> None:
+        await cut.wait()
+        go_on.touch()
 
     async def pump(source: SocketStream, sink: SocketStream, *, answers: bool) -> None:
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
@@ -250,17 +263,18 @@ async def test_a_real_client_gets_its_answer_over_a_connection_that_is_cut(world
     port = listener.extra(anyio.abc.SocketAttribute.local_port)
     async with listener, anyio.create_task_group() as group:
         group.start_soon(listener.serve, carry)
+        group.start_soon(answer)
         headers = {"Authorization": f"Bearer {world.key}", "Host": guard.config.proxy.listen}
-        with anyio.fail_after(15):
+        with anyio.fail_after(30):
             async with (
                 httpx2.AsyncClient(headers=headers, timeout=30) as http,
                 Client(
                     streamable_http_client(f"http://127.0.0.1:{port}/mcp/desk", http_client=http), mode="legacy"
                 ) as client,
             ):
-                result = await client.call_tool("slow", {"seconds": 1.5, "who": "cut"})
+                result = await client.call_tool("slow", {"until": str(go_on)})
         assert cut.is_set()
         assert isinstance(result.content[0], types.TextContent)
         assert "cut" in result.content[0].text
         group.cancel_scope.cancel()
-    assert world.runs("slow", {"seconds": 1.5, "who": "cut"}) == 1
+    assert world.runs("slow", {"until": str(go_on)}) == 1

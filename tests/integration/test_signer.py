@@ -228,7 +228,7 @@ class Guard:
     async def open(self, number: int = 1, **changes: object) -> Challenge:
         return await self.ceremony.open(challenge(number, **changes))
 
-    async def reaches(self, identifier: str, state: State, seconds: float = 8) -> Challenge:
+    async def reaches(self, identifier: str, state: State, seconds: float = 20) -> Challenge:
         with anyio.fail_after(seconds):
             while True:
                 found = await anyio.to_thread.run_sync(self.store.challenges.get, identifier)
@@ -335,7 +335,7 @@ async def test_pending_challenges_are_signed_on_every_guard_that_comes(
         satisfied = await guard.reaches(first.id, State.SATISFIED)
         assert [(proof.kind, proof.subject) for proof in satisfied.proofs] == [("signature", "robot")]
         second = await guard.open(2)
-        await guard.reaches(second.id, State.SATISFIED, seconds=2)
+        await guard.reaches(second.id, State.SATISFIED)
         await anyio.to_thread.run_sync(guard.stop)
         third = await guard.open(3)
         guard.start()
@@ -395,7 +395,7 @@ async def test_a_pulled_token_leaves_challenges_pending_and_signs_when_it_is_bac
 async def test_a_wrong_pin_ends_the_signer_after_one_attempt(guard: Guard, enrol: Callable[..., Signer]) -> None:
     signer = enrol(pin="0000")
     guard.start()
-    with anyio.fail_after(5), pytest.raises(ConfigError, match="PIN"):
+    with anyio.fail_after(20), pytest.raises(ConfigError, match="PIN"):
         await signer.run()
 
 

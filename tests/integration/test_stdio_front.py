@@ -28,7 +28,8 @@ from guard.proxy.stdio import StdioFront
 from guard.reasons import Code
 from guard.wire import reply
 from guard.wire.decode import Request
-from tests.world import until
+from tests.guards import PATIENCE, PROMPT
+from tests.world import all_gone, until
 
 pytestmark = pytest.mark.anyio
 
@@ -106,7 +107,7 @@ class Agent:
         await self.write(json.dumps({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}))
 
     async def raw(self) -> bytes | None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             line = await self._lines.next()
         return None if line is None else line.raw
 
@@ -302,12 +303,14 @@ async def test_an_agent_that_no_longer_reads_has_left(journal: Path) -> None:
 
 async def test_an_answer_under_way_when_the_input_ends_still_arrives(journal: Path) -> None:
     async with connected(config_for(journal), Gate(), journal) as agent:
+        await agent.call(0, "note")
+        assert (await agent.read())["id"] == 0  # it has started, and that is not what it is given time for
         await agent.call(1, "slow", seconds=0.2)
         await agent.hang_up()
         assert (await agent.read())["id"] == 1
 
 
-async def test_stopping_ends_a_call_without_answer_within_two_seconds_and_says_that_its_outcome_is_unknown(
+async def test_stopping_ends_a_call_without_answer_at_once_and_says_that_its_outcome_is_unknown(
     journal: Path,
 ) -> None:
     gate = Gate()
@@ -321,7 +324,7 @@ async def test_stopping_ends_a_call_without_answer_within_two_seconds_and_says_t
         agent.front.stop()
         assert Code.UPSTREAM_BROKE.meaning in json.dumps(await agent.read())
         assert await agent.raw() is None
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < PROMPT
     assert [error.sent for error in gate.failures] == [True]
 
 
@@ -623,12 +626,6 @@ def with_descendants(process: subprocess.Popen[bytes], grandchild: str) -> list[
     return found
 
 
-def all_gone(processes: list[psutil.Process]) -> bool:
-    """Whether every process ended within a second; a zombie that only waits for its parent has ended."""
-    _, alive = psutil.wait_procs(processes, timeout=1)
-    return all(one.status() == psutil.STATUS_ZOMBIE for one in alive if one.is_running())
-
-
 @pytest.mark.parametrize("how", ["input ends", "SIGTERM", "SIGKILL"])
 def test_no_process_outlives_the_front_however_it_ends_and_however_stubborn_it_is(
     journal: Path, tmp_path: Path, how: str
@@ -641,10 +638,10 @@ def test_no_process_outlives_the_front_however_it_ends_and_however_stubborn_it_i
             process.stdin.close()
         else:
             process.send_signal(signal.Signals[how])
-        code = process.wait(5)
-        assert time.monotonic() - began < 2
+        code = process.wait(PATIENCE)
+        assert time.monotonic() - began < PROMPT
         assert code == (0 if how != "SIGKILL" else -signal.SIGKILL)
-        assert all_gone(descendants)
+        until(lambda: all_gone(descendants), "nothing is left", within=PROMPT)
 
 
 def test_a_grandchild_does_not_outlive_a_tool_server_that_ends_by_itself(journal: Path, tmp_path: Path) -> None:
@@ -652,8 +649,8 @@ def test_a_grandchild_does_not_outlive_a_tool_server_that_ends_by_itself(journal
         descendants = with_descendants(process, ask(process, "spawn"))
         tool_server = next(one for one in descendants if "journal_server.py" in " ".join(one.cmdline()))
         tool_server.kill()
-        assert process.wait(5) == 1
-        assert all_gone(descendants)
+        assert process.wait(PATIENCE) == 1
+        until(lambda: all_gone(descendants), "nothing is left", within=PROMPT)
 
 
 def test_stdin_from_a_file_is_served_to_its_end(journal: Path, tmp_path: Path) -> None:
@@ -665,7 +662,7 @@ def test_stdin_from_a_file_is_served_to_its_end(journal: Path, tmp_path: Path) -
     with requests.open() as stdin:
         done = subprocess.run(
             [sys.executable, str(SERVERS / "open_front.py"), str(tmp_path / "guard.toml"), "journal"],
-            stdin=stdin, capture_output=True, check=True, cwd=Path(__file__).parents[2], timeout=10,
+            stdin=stdin, capture_output=True, check=True, cwd=Path(__file__).parents[2], timeout=50,
             env={**os.environ, "PYTHONPATH": "."}
         )  # fmt: skip
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == [1, 2]

@@ -12,7 +12,7 @@ Each tools/call appends one JSON line {"tool", "arguments", "id", "mono"} to the
     note       public-looking: answers with its arguments
     wipe       the same, annotated as destructive
     fail       answers isError
-    slow       answers after `seconds`
+    slow       answers after `seconds`, or as soon as the file `until` is there
     mute       never answers
     variables  answers with this process's environment
     say        writes the line `line` to stdout as it is, then answers
@@ -114,7 +114,7 @@ class Server:
         """Carry out one tool; None means that it never answers."""
         text, failed = "x" * arguments["bytes"] if tool == "big" else json.dumps(arguments), tool == "fail"
         if tool == "slow":
-            time.sleep(arguments["seconds"])
+            take_time(**arguments)
         elif tool == "mute":
             return None
         elif tool == "variables":
@@ -133,6 +133,13 @@ class Server:
         elif tool == "exit":
             os._exit(arguments.get("code", 3))
         return {"content": [{"type": "text", "text": text}], "isError": failed}
+
+
+def take_time(seconds: float = 0.0, until: str = "", **_: object) -> None:
+    """Return after so long, or as soon as the file is there."""
+    time.sleep(seconds)
+    while until and not Path(until).exists():
+        time.sleep(0.01)
 
 
 def progress(message: dict[str, Any]) -> list[dict[str, Any]]:

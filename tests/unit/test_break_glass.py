@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,8 +128,10 @@ def app(uri: str) -> pyotp.TOTP:
 
 
 @pytest.fixture
-def station(tmp_path: Path) -> Station:
-    return Station(tmp_path)
+def station(tmp_path: Path) -> Iterator[Station]:
+    made = Station(tmp_path)
+    yield made
+    made.store.close()
 
 
 async def test_one_persons_emergency_lets_exactly_this_call_run_once_within_15_minutes(station: Station) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,8 +142,10 @@ def folder(tmp_path: Path, migrated: Path) -> Path:
 
 
 @pytest.fixture
-def room(folder: Path) -> Room:
-    return Room(folder)
+def room(folder: Path) -> Iterator[Room]:
+    made = Room(folder)
+    yield made
+    made.store.close()
 
 
 async def test_a_person_allows_further_calls_with_the_same_arguments_and_each_is_spent_and_recorded(room: Room) -> None:
@@ -375,6 +377,7 @@ async def test_with_solo_the_owner_may_allow_and_every_use_says_so(folder: Path)
     again = await room.ask(principal=mine)
     assert [proof.solo for proof in again.proofs] == [True]
     room.store.agents.add(Agent(name="deployer", owner="ann", created=0))
+    room.store.close()
 
 
 async def test_a_doubt_that_was_on_the_page_is_answered_by_what_was_allowed_on_it(room: Room) -> None:

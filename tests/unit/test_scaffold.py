@@ -22,7 +22,7 @@ from guard.model import Sensitivity
 from guard.policy.classify import PolicySet, classify
 from guard.policy.reading import read
 from tests.nouns import call
-from tests.world import until
+from tests.world import free_port, until
 
 SHOP = Path(__file__).resolve().parents[1] / "servers/shop_server.py"
 
@@ -156,8 +156,7 @@ def test_a_pin_that_can_mean_no_tool_is_a_mistake() -> None:
 
 
 def test_a_server_behind_a_url_is_drawn_up_as_well(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
+    port = free_port()
     words_ = [sys.executable, str(SHOP.with_name("note_server.py")), str(port), str(tmp_path / "journal")]
     with subprocess.Popen(words_) as server:
         try:
