@@ -198,6 +198,8 @@ class Children:
             greeted = True
         finally:
             if not greeted:
+                if link.usable and not self._stopping.is_set():  # else its end is on record, or wanted
+                    self._ended_by_itself(conversation, 0.0, link)
                 link.dismiss()
         return link
 

@@ -168,7 +168,7 @@ class Conversation:
                 for line in tuple(self._repeated.values()):
                     await self._ask(link, line)
                 return
-        raise UpstreamError("the tool server was started anew and does not take up its session", sent=False)
+        raise UpstreamError("the tool server was started and does not answer its greeting", sent=False)
 
     @staticmethod
     async def _ask(link: Link, line: bytes) -> bool:
