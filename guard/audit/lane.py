@@ -9,6 +9,7 @@ descriptor is given up, and everything since the last good fsync is compared and
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -245,7 +246,8 @@ class LaneFile:
                     tree.append(leaf_hash(stored))
                 if len(tail) != end - start or tree.root() != self.tree.root():
                     raise LedgerUnavailableError(_ADVICE, detail=f"{self._path} lost records that were written")
-                os.pwrite(file, whole, start)
+                if os.pwrite(file, whole, start) != len(whole):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 faults.point("ledger.fsync")
                 os.fdatasync(file)
                 os.ftruncate(file, start + len(whole))

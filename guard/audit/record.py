@@ -55,7 +55,7 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         "session.healed": "a lost session was begun again at its tool server; nothing but its set-up was repeated",
         "policy.loaded": "a set of policies came into force",
         "policy.rejected": "changed policies have a mistake; the last good set stays in force",
-        "child.ended": "the process of a tool server ended by itself; what it left unanswered is unknown",
+        "child.ended": "a tool server's process ended by itself, or was of no use; what it left unanswered is unknown",
         "tool.changed": "a tool server describes a tool otherwise than when it was pinned",
         "tool.pinned": "an operator accepted the tool definitions seen last",
         "agent.added": "an agent was enrolled",

@@ -15,6 +15,9 @@ from typing import Final
 from guard.model import Json
 from guard.proxy.exchange import Ending
 
+MAX_ID: Final = 128
+"""Characters of an id; no agent can answer under a longer one (`guard.wire.decode`)."""
+
 _DECODER: Final = json.JSONDecoder()
 _BEGIN: Final = re.compile(r"[ \t\r\n]*\{")
 _NAME: Final = re.compile(r'[ \t\r\n]*"(jsonrpc|id|method|params|result|error)"[ \t\r\n]*:[ \t\r\n]*')
@@ -90,6 +93,9 @@ def _members(text: str) -> dict[str, Json]:
 def _id(members: Mapping[str, Json]) -> str | int:
     """The id, which is a string or an integer and nothing that merely equals one."""
     found = members.get("id")
+    if isinstance(found, str) and len(found) > MAX_ID:
+        message = f"the id has more than {MAX_ID} characters"
+        raise ValueError(message)
     if isinstance(found, bool) or not isinstance(found, str | int):
         message = "the id is neither a string nor an integer"
         raise ValueError(message)  # noqa: TRY004  # the one error of a void line

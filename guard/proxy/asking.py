@@ -28,10 +28,15 @@ _BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
 def handshake(message: Request) -> Mapping[str, Json]:
-    """What an `initialize` request declares, as far as the guard can use it."""
-    declared = message.params.get("capabilities")
-    fits = message.params.get("protocolVersion") in URL_VERSIONS
-    return declared if fits and isinstance(declared, Mapping) else {}
+    """What an `initialize` request declares, as far as the guard uses it: only that, for it is kept.
+
+    Nothing but whether the client takes questions, and whether it opens URLs.
+    """
+    declared, version = message.params.get("capabilities"), message.params.get("protocolVersion")
+    asked = declared.get("elicitation") if isinstance(declared, Mapping) and version in URL_VERSIONS else None
+    if not isinstance(asked, Mapping):
+        return {}
+    return {"elicitation": {"url": {}} if isinstance(asked.get("url"), Mapping) else {}}
 
 
 class Question:

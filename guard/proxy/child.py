@@ -13,7 +13,6 @@ coarser: runtimes like Node reserve far more of that than they ever use.
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import signal
@@ -73,9 +72,18 @@ def launched(name: str, settings: Server, cwd: Path | None, env: Mapping[str, st
 class Child:
     """A running tool server. `turn` is held by whoever writes to it, first come first served."""
 
-    def __init__(self, name: str, process: Process, stdin: PipeWriter, stdout: PipeReader, stderr: PipeReader) -> None:
-        """Wrap a started process and our ends of its pipes."""
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        process: Process,
+        stdin: PipeWriter,
+        stdout: PipeReader,
+        stderr: PipeReader,
+        *,
+        patience: float,
+    ) -> None:
+        """Wrap a started process and our ends of its pipes; it has `patience` seconds to take a line."""
+        self.name, self._patience = name, patience
         self.turn = anyio.Lock(fast_acquire=True)
         self.lines = Lines(stdout, MAX_ANSWER)
         self._process, self._stdin, self._stdout, self._stderr = process, stdin, stdout, stderr
@@ -132,7 +140,8 @@ class Child:
         finally:
             for fd in theirs:
                 os.close(fd)
-        return cls(name, process, PipeWriter(ours[0]), PipeReader(ours[1]), PipeReader(ours[2]))
+        pipes = PipeWriter(ours[0]), PipeReader(ours[1]), PipeReader(ours[2])
+        return cls(name, process, *pipes, patience=settings.answer_timeout)
 
     @property
     def pid(self) -> int:
@@ -144,8 +153,10 @@ class Child:
         """Exit code, negative for a signal; None while it runs."""
         return self._process.returncode
 
-    async def write(self, message: bytes, patience: float = math.inf) -> None:
-        """Write one line, within `patience` seconds if the child does not take it at once. The caller holds `turn`.
+    async def write(self, message: bytes) -> None:
+        """Write one line. The caller holds `turn`.
+
+        A child that does not take it in time is killed: it has half a line, and whoever starts it can start another.
 
         Raises:
             UpstreamError: with `sent` telling whether any byte may have been read.
@@ -156,9 +167,12 @@ class Child:
         self._broken = True  # stays so unless the line is written whole: nothing may ever follow half a line
         try:
             if rest := self._stdin.offer(message + b"\n"):
-                with anyio.fail_after(patience):
+                with anyio.fail_after(self._patience):
                     await self._stdin.send(rest)
         except TimeoutError:
+            said = "it does not read, and is killed"
+            log.error("child.deaf", server=self.name, pid=self.pid, meaning=said)  # noqa: TRY400 - no trace
+            self._signal(signal.SIGKILL)
             raise UpstreamError("the tool server does not read what it is sent", sent=True) from None
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             raise UpstreamError(sent=self._stdin.written > before) from error

@@ -25,8 +25,8 @@ from guard.proxy.conversation import Conversation, Key, Kind
 from guard.proxy.link import Link
 from guard.reasons import Code
 
-REMEMBERED: Final = 10_000
-"""Conversations without a child whose greeting is kept for the next one."""
+REMEMBERED: Final = 1_000
+"""Conversations of one principal that are kept although they have no child; the oldest of its own goes first."""
 STEADY: Final = 30.0
 """Seconds a child must have lived for its end not to count with the one before."""
 PAUSE: Final = (0.0, 1.0, 2.0, 5.0, 15.0, 60.0)
@@ -120,7 +120,7 @@ class Children:
         found = self._conversations.get(key)
         if found is None:
             found = self._conversations[key] = Conversation(key, self._observe)
-            self._forget_oldest()
+            self._forget_oldest(key.subject)
         return found
 
     def known(self, key: Key) -> Conversation | None:
@@ -135,10 +135,12 @@ class Children:
             if conversation.link is not None:
                 conversation.link.dismiss()
 
-    def _forget_oldest(self) -> None:
-        """Keep the number of remembered conversations bounded; one with a child is never forgotten."""
-        if len(self._conversations) > REMEMBERED:
-            for key, old in self._conversations.items():
+    def _forget_oldest(self, subject: str) -> None:
+        """Keep the number of a principal's conversations bounded; one with a child is never forgotten."""
+        own = [key for key in self._conversations if key.subject == subject]
+        if len(own) > REMEMBERED:
+            for key in own:
+                old = self._conversations[key]
                 if old.link is None and not old.busy:
                     del self._conversations[key]
                     return
@@ -196,6 +198,8 @@ class Children:
             greeted = True
         finally:
             if not greeted:
+                if link.usable and not self._stopping.is_set():  # else its end is on record, or wanted
+                    self._ended_by_itself(conversation, 0.0, link)
                 link.dismiss()
         return link
 

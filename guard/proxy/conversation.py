@@ -17,14 +17,20 @@ import structlog
 
 from guard import __version__
 from guard.errors import UpstreamError
+from guard.model import Json
 from guard.proxy import answers
 from guard.proxy.link import Link
 from guard.proxy.pipes import Line
 from guard.proxy.spans import exchanged
+from guard.wire.era import LEGACY_VERSIONS
 from guard.wire.message import Request
 
 BACKLOG: Final = 256
 """Messages of a tool server kept for a session that has no stream open; the oldest goes first."""
+BACKLOG_BYTES: Final = 1024 * 1024
+"""Bytes of them together."""
+REPEATED_BYTES: Final = 64 * 1024
+"""Bytes of a greeting that is repeated to a new child, and of everything else together that it is told."""
 LATEST_LEGACY: Final = "2025-11-25"
 SUBSCRIPTION: Final = ("params", "_meta", "io.modelcontextprotocol/subscriptionId")
 INITIALIZED: Final = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
@@ -108,7 +114,7 @@ class Conversation:
         self.calls: list[Hearer] = []
         self.pending: dict[str | int, Pending] = {}
         self._repeated: dict[str, bytes] = {}
-        self._backlog: deque[bytes] = deque(maxlen=BACKLOG)
+        self._backlog: deque[bytes] = deque()
         self._observe = observe
 
     @property
@@ -121,21 +127,28 @@ class Conversation:
     def learn(self, request: Request, line: bytes) -> None:
         """Remember what a new child must be told; the tool server took this request without an error."""
         match request.method:
-            case "initialize":
+            case "initialize" if len(line) <= REPEATED_BYTES:
                 self.greeting = line
-            case "logging/setLevel":
+            case "initialize":
+                self.assume(request.params.get("protocolVersion"))
+            case "logging/setLevel" if self._fits(line):
                 self._repeated["level"] = line
-            case "resources/subscribe" if len(self._repeated) < _MAX_REPEATED:
+            case "resources/subscribe" if self._fits(line) and len(self._repeated) < _MAX_REPEATED:
                 self._repeated[f"uri {request.params['uri']}"] = line
             case "resources/unsubscribe":
                 self._repeated.pop(f"uri {request.params['uri']}", None)
             case _:
                 pass
 
-    def assume(self, version: str) -> None:
-        """Greet as a client that never did, or whose greeting is forgotten: with no capability at all."""
+    def _fits(self, line: bytes) -> bool:
+        """Whether there is room for one more line that a new child is told."""
+        return len(line) + sum(map(len, self._repeated.values())) <= REPEATED_BYTES
+
+    def assume(self, version: Json) -> None:
+        """Greet as a client that never did, or whose greeting is not kept: with no capability at all."""
+        known = isinstance(version, str) and version in LEGACY_VERSIONS
         hello = {
-            "protocolVersion": version or LATEST_LEGACY,
+            "protocolVersion": version if known else LATEST_LEGACY,
             "capabilities": {},
             "clientInfo": {"name": "guard", "version": __version__},
         }
@@ -155,7 +168,7 @@ class Conversation:
                 for line in tuple(self._repeated.values()):
                     await self._ask(link, line)
                 return
-        raise UpstreamError("the tool server was started anew and does not take up its session", sent=False)
+        raise UpstreamError("the tool server was started and does not answer its greeting", sent=False)
 
     @staticmethod
     async def _ask(link: Link, line: bytes) -> bool:
@@ -246,8 +259,10 @@ class Conversation:
         hearers = first or second
         if hearers:
             hearers[-1].hear(line)
-        else:
-            self._backlog.append(line)
+            return
+        self._backlog.append(line)
+        while len(self._backlog) > BACKLOG or sum(map(len, self._backlog)) > BACKLOG_BYTES:
+            self._drop("nobody has heard it for too long", self._backlog.popleft())
 
     def _drop(self, why: str, line: bytes) -> None:
         log.warning("child.line_dropped", server=self.key.server, principal=self.key.subject, why=why, size=len(line))

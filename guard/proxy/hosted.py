@@ -23,7 +23,7 @@ from guard.proxy.sessions import SessionOwners
 from guard.proxy.turn import Caller
 from guard.proxy.visit import Send
 from guard.reasons import Code
-from guard.wire.era import LEGACY_VERSIONS, Era
+from guard.wire.era import Era
 from guard.wire.message import Message, Request
 
 _VERSION: Final = b"mcp-protocol-version"
@@ -153,8 +153,7 @@ class Hosted:
         """The conversation of a session that exists; one from before a restart is greeted by the guard itself."""
         conversation = self._children.conversation(key)
         if not conversation.greeting:
-            stated = version.decode("latin-1")
-            conversation.assume(stated if stated in LEGACY_VERSIONS else "")
+            conversation.assume(version.decode("latin-1"))
         return conversation
 
     @staticmethod

@@ -376,7 +376,8 @@ class McpFront:
                         await one(answer)
 
             lines = visit.stated.lines(self._upstreams.replaced(visit.server), headers)
-            return await Relay(self._upstreams, visit.caller, visit.send).run(
+            observe = self._upstreams.observer(visit.server)
+            return await Relay(self._upstreams, visit.caller, visit.send, observe=observe).run(
                 server=visit.server, subject=principal.subject, method=method, lines=lines, accept=accepted
             )
 

@@ -100,6 +100,7 @@ class Link:
                 except UpstreamError as error:
                     if waiter is not None:
                         waiter.failed(error)
+            line, waiter = b"", None  # else an idle child keeps the largest of messages in memory
             self._more = anyio.Event()
             await self._more.wait()
 

@@ -21,6 +21,7 @@ from guard.wire.message import Request
 
 _MARK: Final = "x-mcp-header"
 _MAX_TOOLS: Final = 4096
+"""Tools whose schemas are kept, of all servers; the one listed longest ago goes first."""
 
 
 class ParamHeaders:
@@ -44,6 +45,8 @@ class ParamHeaders:
                 self._schemas.pop((server, name), None)
                 if _MARK in json.dumps(schema):
                     self._schemas[server, name] = schema
+        while len(self._schemas) > _MAX_TOOLS:
+            del self._schemas[next(iter(self._schemas))]
 
     def check(self, server: str, message: Request, headers: Headers) -> None:
         """See that the headers of a modern call say what its arguments say.

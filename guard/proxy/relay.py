@@ -12,7 +12,7 @@ from guard.errors import StoreUnavailableError, UpstreamError
 from guard.model import Deny, Json
 from guard.proxy.asking import EventStream, Questions, handshake, require_message
 from guard.proxy.connection import Connection
-from guard.proxy.documents import Listing, Unfinished, ending, wanted_state
+from guard.proxy.documents import Listing, Unfinished, ending, glance, wanted_state
 from guard.proxy.exchange import Arrival, Ending, Gauge, Outcome
 from guard.proxy.headers import Headers, first, returning
 from guard.proxy.healing import Accept, Healer, How, how
@@ -37,6 +37,7 @@ ANSWER_LIMIT: Final = 256 * 1024 * 1024
 _REDIRECTS: Final = range(300, 400)
 _NOT_MODIFIED: Final = 304
 _BODILESS: Final = frozenset({204, _NOT_MODIFIED})
+_CODINGS: Final = frozenset({b"", b"identity"})
 _ERRORS: Final = 400
 
 
@@ -65,6 +66,7 @@ class Relay:
         "begun",
         "kept",
         "limit",
+        "lists",
         "missing",
         "size",
         "status",
@@ -79,7 +81,11 @@ class Relay:
         limit: int = 0,
         observe: Callable[[bytes], None] | None = None,
     ) -> None:
-        """Relay between `caller` and `upstreams`; `observe` sees every document of the answer before the caller."""
+        """Relay between `caller` and `upstreams`.
+
+        `observe` sees every document of an answer that `lists` tools before the caller does, and of every other event
+        stream what may be such a list: clients take an answer from any stream.
+        """
         self._upstreams = upstreams
         self._caller = caller
         self._send = send
@@ -87,6 +93,7 @@ class Relay:
         self._observe = observe
         self.limit = limit
         self.kept: list[bytes] | None = []
+        self.lists = False
         self.begun = False
         self.size = 0
         self.status = 0
@@ -115,7 +122,7 @@ class Relay:
             async with await self._upstreams.send(
                 server=server, subject=subject, method=method, lines=lines, body=body, started=self._started
             ) as answer:
-                _refuse_redirect(answer)
+                _require_readable(answer)
                 if accept is not None:
                     await accept(answer)
                 await self._copy(answer)
@@ -140,8 +147,9 @@ class Relay:
         self.begun, self.status = True, answer.status
         await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
         listing = None
-        if self._observe is not None and answer.status < _ERRORS:
-            listing = Listing(self._observe, streamed=streams)
+        if self._observe is not None and answer.status < _ERRORS and (self.lists or streams):
+            observe = self._observe if self.lists else partial(glance, self._observe)
+            listing = Listing(observe, streamed=streams)
         watch = Unfinished() if self.missing and answer.status < _ERRORS and streams else None
         drained = False
         while not drained:
@@ -187,8 +195,17 @@ class Relay:
             self._connection.close()
 
 
-def _refuse_redirect(answer: Answer) -> None:
-    """A redirect would lead the caller, and its credential, past the guard."""
+def _require_readable(answer: Answer) -> None:
+    """Refuse an answer that the caller would read otherwise than the guard, or elsewhere.
+
+    A redirect would lead the caller, and its credential, past the guard. Clients disagree about which of two media
+    types counts, and most undo a content coding that nobody asked for.
+    """
+    kinds = [value.lower() for name, value in answer.headers if name == b"content-type"]
+    if len(kinds) > 1 or (answer.streams and kinds[0].partition(b";")[0].strip() != b"text/event-stream"):
+        raise UpstreamError("the tool server's answer has two media types", sent=True)
+    if first(answer.headers, b"content-encoding").lower() not in _CODINGS:
+        raise UpstreamError("the tool server's answer has a content coding that was not asked for", sent=True)
     if answer.status in _REDIRECTS and answer.status != _NOT_MODIFIED:
         where = first(answer.headers, b"location").decode("latin-1")
         message = f"the tool server answered {answer.status}, a redirect; its final URL belongs into guard.toml"
@@ -351,10 +368,10 @@ class HttpExchange:
         return asked.response
 
     def _relay(self, sieve: Sieve | None) -> Relay:
-        observe = self._upstreams.observe if self._method == "tools/list" else None
-        look = partial(observe, self._arrival.server) if observe is not None else None
+        look = self._upstreams.observer(self._arrival.server)
         send = sieve.send if sieve is not None else self._send if self._events is None else self._events.relay
         relay = Relay(self._upstreams, self._caller, send, LOOK_LIMIT, look)
+        relay.lists = self._method == "tools/list"
         if isinstance(self._message, Request) and self._method != "subscriptions/listen":
             relay.missing = partial(_missing, self._message, self._arrival.era)
         return relay

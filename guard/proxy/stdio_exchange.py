@@ -101,7 +101,11 @@ class StdioExchange:
             if self._gone:
                 raise UpstreamError(Code.CALLER_LEFT.meaning, sent=False, reason=Code.CALLER_LEFT)
             self.sent = True
-            await self._child.write(self._raw, self._timeout)
+            try:
+                await self._child.write(self._raw)
+            except UpstreamError as error:
+                self.sent = error.sent
+                raise
         if not isinstance(self.message, Request):
             return Outcome(ending=Ending.OK)
         self._done = anyio.Event()

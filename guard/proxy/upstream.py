@@ -156,6 +156,10 @@ class Upstreams:
                 connection.close()
         return Answer(connection, partial(self._give_back, pool), endpoint.pause_timeout)
 
+    def observer(self, server: str) -> Callable[[bytes], None] | None:
+        """Who sees what may be a list of this server's tools."""
+        return None if self.observe is None else partial(self.observe, server)
+
     def replaced(self, server: str) -> frozenset[bytes]:
         """The names of headers that the configuration of a server sets."""
         return self._endpoints[server].replaced

@@ -332,7 +332,12 @@ class Withholding:
             self._volumes.deliver(call.principal.subject, limits, kept.size, max(kept.rows, 0))
             await exchange.answer(exchanged(answer, (("id",), json.dumps(message.id).encode())))
             with anyio.CancelScope(shield=True):
-                await self._forget(kept)
+                if (
+                    asked.exchange.gone
+                ):  # perhaps before it was written; then the same call shall not run again unnoticed
+                    await self._drop(kept, Reason(Code.CALLER_LEFT))
+                else:
+                    await self._forget(kept)
                 if grant is not None:
                     await self._ceremony.conclude(grant.challenge, State.COMPLETED)
         finally:

@@ -368,6 +368,40 @@ def test_a_crash_in_a_call_is_told_recorded_and_healed(tmp_path: Path) -> None:
         world.check()
 
 
+DEAF = """\
+import json, signal, sys
+hello = json.loads(sys.stdin.readline())
+print(json.dumps({"jsonrpc": "2.0", "id": hello["id"], "result": {}}), flush=True)
+signal.pause()
+"""
+
+
+def test_a_server_that_does_not_read_is_ended_and_started_anew_for_the_next_call(tmp_path: Path) -> None:
+    deaf = f"[servers.deaf]\ncommand = {json.dumps([sys.executable, '-c', DEAF])}\nanswer_timeout = 0.5\n"
+    with Deployment(tmp_path, more=deaf, servers=("desk", "deaf")) as world:
+        guard = world.serve()
+        agent = Agent(guard, world.key, "deaf")
+        assert agent.call("note", {"text": "x" * 1_000_000}).result["isError"]
+        world.wait_for("child.ended")
+        agent.call("note", {"n": 1})
+        assert len(said(guard, "child.started")) == 2
+        assert [line["meaning"] for line in said(guard, "child.deaf")] == ["it does not read, and is killed"]
+
+
+def test_of_many_calls_that_wait_for_a_server_that_hangs_only_the_first_wait_for_its_start(tmp_path: Path) -> None:
+    mute = json.dumps([sys.executable, "-c", "import signal; signal.pause()"])
+    hung = f"[servers.hung]\ncommand = {mute}\nconnect_timeout = 0.5\n"
+    with Deployment(tmp_path, more=hung, servers=("desk", "hung")) as world:
+        guard = world.serve()
+        agent = Agent(guard, world.key, "hung")
+        calls = [agent.ask("note", {"n": number}) for number in range(8)]
+        told = [call.heard().answer.text for call in calls]
+        assert any("does not answer its greeting" in text for text in told)
+        assert any("several times in a row" in text for text in told)
+        assert len(said(guard, "child.started")) < len(calls)
+        world.wait_for("child.ended", count=2)
+
+
 def test_a_server_that_keeps_crashing_is_left_alone_for_a_while(tmp_path: Path) -> None:
     with Deployment(tmp_path) as world:
         agent = Agent(world.serve(), world.key).hello()

@@ -499,7 +499,7 @@ async def test_a_tool_server_that_never_answers_is_given_up(journal: Path) -> No
     assert [error.sent for error in gate.failures] == [True]
 
 
-async def test_a_tool_server_that_does_not_read_is_given_up(tmp_path: Path) -> None:
+async def test_a_tool_server_that_does_not_read_is_given_up_and_ended(tmp_path: Path) -> None:
     deaf = Config(
         servers={"journal": Server(command=(sys.executable, "-c", "import signal; signal.pause()"), answer_timeout=0.2)}
     )
@@ -507,9 +507,9 @@ async def test_a_tool_server_that_does_not_read_is_given_up(tmp_path: Path) -> N
     async with connected(deaf, gate, tmp_path / "journal") as agent:
         await agent.call(1, "note", text="x" * MIB)
         assert (await agent.read())["result"]["isError"] is True
-        await agent.call(2, "note")
-        assert (await agent.read())["result"]["isError"] is True
-    assert [error.sent for error in gate.failures] == [True, False]
+        assert await agent.raw() is None
+    assert [error.sent for error in gate.failures] == [True]
+    assert agent.code == 1
 
 
 async def test_an_id_whose_answer_may_still_come_late_cannot_be_used_again(journal: Path) -> None:

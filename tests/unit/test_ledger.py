@@ -19,6 +19,7 @@ import pytest
 from guard import faults
 from guard.audit import lane as lane_module
 from guard.audit import record
+from guard.audit.lane import LaneFile
 from guard.audit.ledger import FileLedger, _followed
 from guard.audit.verify import verify
 from guard.errors import LedgerUnavailableError
@@ -219,6 +220,7 @@ def test_a_planted_lane_is_never_adopted(tmp_path: Path, lanes: MemoryLanes, clo
 _WRITER = """
 import sys
 from pathlib import Path
+from guard.audit.lane import LaneFile
 from guard.audit.ledger import FileLedger, _followed
 from guard.clock import SystemClock
 from tests.unit.ledger_world import MemoryLanes
@@ -397,6 +399,7 @@ def test_a_full_disk_refuses_records_leaves_no_half_line_and_recovers(
 _FULL = """
 import resource, signal, sys
 from pathlib import Path
+from guard.audit.lane import LaneFile
 from guard.audit.ledger import FileLedger, _followed
 from guard.errors import LedgerUnavailableError
 from guard.clock import SystemClock
@@ -455,6 +458,29 @@ async def test_after_a_failed_fsync_nothing_is_acknowledged_until_the_tail_is_wr
     ledger.close()
     report = verify(tmp_path, lanes.all())
     assert report.ok, report.text()
+
+
+def test_a_tail_that_does_not_fit_on_the_disk_is_not_taken_for_written(
+    tmp_path: Path, lanes: MemoryLanes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _arm(monkeypatch, "ledger.fsync:error@1")
+    lane = LaneFile.take(tmp_path, lanes)
+    lane.resume(None)
+    lane.write(b'{"n":1}')
+    mark = lane.mark()
+    lane.hold(b'{"n":2}')  # while the disk is asked
+    with pytest.raises(LedgerUnavailableError):
+        lane.sync(mark)
+    written, whole = file_of(tmp_path).read_bytes(), os.pwrite
+    with monkeypatch.context() as full:  # a full disk takes a part, and says so by the count alone
+        full.setattr(lane_module.os, "pwrite", lambda file, data, at: whole(file, data[:-5], at))
+        with pytest.raises(LedgerUnavailableError):
+            lane.restore()
+    assert lane.suspect
+    lane.restore()
+    lane.close()
+    assert file_of(tmp_path).read_bytes().startswith(written + b'{"n":2,')
+    assert root_of(lines_of(tmp_path)) == lane.tree.root().hex()
 
 
 @pytest.mark.anyio

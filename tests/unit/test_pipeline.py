@@ -556,6 +556,25 @@ async def test_an_agent_that_left_while_its_call_ran_finds_the_result_withheld(g
     assert (await guard.call("export", of="all")).text.startswith("WITHHELD: export on desk ran, once")
 
 
+async def test_a_result_whose_agent_left_at_the_last_moment_is_lost_and_the_next_call_is_told_so(guard: Guard) -> None:
+    class Leaving(Caller):
+        @property
+        def gone(self) -> bool:
+            return "result.released" in guard.ledger.events
+
+        @gone.setter
+        def gone(self, _: bool) -> None:
+            """It is not said beforehand."""
+
+    _, pending = await withheld(guard)
+    await guard.ceremony.prove(pending.id, "word", {})
+    await guard.call("export", Leaving(), of="all")
+    assert results(guard) == ["result.withheld", "result.released", "result.dropped"]
+    told = await guard.call("export", Caller(brings(500)), of="all")
+    assert (told.forwards, told.text[:18], "already spent" in told.text) == (0, "WITHHELD, executed", True)
+    assert (await guard.call("export", Caller(brings(500)), of="all")).forwards == 1, "who was told may call anew"
+
+
 async def test_a_ledger_that_is_full_lets_no_result_out(guard: Guard) -> None:
     _, pending = await withheld(guard)
     await guard.ceremony.prove(pending.id, "word", {})
