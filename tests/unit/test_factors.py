@@ -288,6 +288,33 @@ def test_wrong_codes_fade_after_fifteen_minutes(totp: TotpFactor, app: pyotp.TOT
     totp.authenticate("ann", app.at(NOW + 902), NOW + 902)
 
 
+def test_a_hundred_wrong_codes_without_a_right_one_lock_however_slowly_they_come(
+    totp: TotpFactor, app: pyotp.TOTP, journal: Journal
+) -> None:
+    for wrong in range(99):
+        with pytest.raises(ProofInvalidError):
+            totp.authenticate("ann", "no", NOW + 901 * wrong)
+    with pytest.raises(ProofLockedError):
+        totp.authenticate("ann", "no", NOW + 901 * 99)
+    assert journal.records[-1][0] == "factor.locked"
+
+
+def test_a_right_code_begins_the_slow_count_anew_and_not_the_quick_one(
+    totp: TotpFactor, app: pyotp.TOTP, store: SqlStore
+) -> None:
+    for wrong in range(99):
+        with pytest.raises(ProofInvalidError):
+            totp.authenticate("ann", "no", NOW + 901 * wrong)
+    late = NOW + 901 * 98
+    totp.authenticate("ann", app.at(late), late)
+    assert store.factors.of("ann")[0].failures == (late,)
+    for _ in range(3):
+        with pytest.raises(ProofInvalidError):
+            totp.authenticate("ann", "no", late + 1)
+    with pytest.raises(ProofLockedError):
+        totp.authenticate("ann", "no", late + 1)
+
+
 def test_enrolling_again_unlocks_and_retires_the_old_app(totp: TotpFactor, app: pyotp.TOTP, store: SqlStore) -> None:
     register.lock(store.factors, store.factors.of("ann")[0], NOW)
     fresh = app_of(totp, "ann")
