@@ -1,9 +1,10 @@
 """Text made honest: every character a reader could miss or mistake is spelled out as ⟨U+202E NAME⟩.
 
 Spelled out are control, format, private, unassigned and surrogate code points, blanks other than the
-space, characters that render as nothing, marks that overstrike their base, and letters or signs that
-pass for others (Unicode TR 36, TR 39): compatibility forms of ASCII, foreign letters within a Latin word,
-and whole words made of look-alikes. The brackets ⟨⟩ themselves are spelled out, so they cannot be forged.
+space, characters that render as nothing, marks that overstrike their base, pieces of what is one character
+when composed, and letters or signs that pass for others (Unicode TR 36, TR 39): compatibility forms of ASCII,
+foreign letters within a Latin word, and whole words made of look-alikes. The brackets ⟨⟩ themselves are spelled
+out, so they cannot be forged.
 """
 
 from __future__ import annotations
@@ -47,6 +48,20 @@ _LATIN_TWINS: Final = _points(
 _UNMIXED: Final = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "HALFWIDTH")
 """Scripts that are written next to Latin letters without a blank, and look like none of them."""
 
+_RANKS: Final = (
+    re.compile(r"\w+ SIGN NUKTA"),
+    re.compile(r"\w+ (VOWEL SIGN .+|SIGN VIRAMA)|THAI CHARACTER (SARA .+|MAI HAN-AKAT|MAITAIKHU)"),
+    re.compile(
+        r"\w+ SIGN (CANDRABINDU|ANUSVARA|VISARGA|BINDI|ADAK BINDI)|GURMUKHI (TIPPI|ADDAK)|LAO TONE .+"
+        r"|THAI CHARACTER (MAI EK|MAI THO|MAI TRI|MAI CHATTAWA|THANTHAKHAT)"
+    ),
+)
+"""Marks that scripts of India, Thai and Lao write one after the other on one letter, by their names (which Unicode
+never changes), in the only order in which they are shown: in another one many typefaces draw the same."""
+
+_MOST_BEFORE: Final = len(_RANKS)
+"""Characters before a mark that decide about it: its letter, and the marks between."""
+
 _WORD: Final = re.compile(r"\w+")
 _FOREIGN: Final = re.compile(r"[^\x20-\x7e]")
 _KNOWN: Final = 8192
@@ -64,7 +79,8 @@ def visible(text: str) -> str:
 
     def shown(found: re.Match[str]) -> str:
         char, at = found[0], found.start()
-        return _spell(char) if at in twins or _deceptive(char) or _overstrikes(char, text[at - 1 : at]) else char
+        hides = at in twins or _deceptive(char) or _overstrikes(char, text[max(at - _MOST_BEFORE, 0) : at])
+        return _spell(char) if hides else char
 
     return _FOREIGN.sub(shown, text)
 
@@ -85,10 +101,44 @@ def _deceptive(char: str) -> bool:
 
 
 def _overstrikes(char: str, before: str) -> bool:
-    """Whether a combining mark changes a base that has letters of its own for that, or none at all."""
+    """Whether a character joins the one before it in a way that is drawn like something else, or is drawn over it.
+
+    A combining mark does not where it stands on a letter of a script that writes such marks, alone or in order.
+    """
+    if before and _composes(before[-1], char):
+        return True
     if unicodedata.category(char) != "Mn":
         return False
-    return not before or _script(before) in {"LATIN", "GREEK", "CYRILLIC", ""}
+    if not before or before[-1].isalpha():
+        return not before or _script(before[-1]) in {"LATIN", "GREEK", "CYRILLIC"}
+    return not _in_order(char, before)
+
+
+@lru_cache(_KNOWN)
+def _composes(before: str, char: str) -> bool:
+    """Whether both together are canonically something else: one character, or the same in another order."""
+    return unicodedata.normalize("NFC", before + char) != unicodedata.normalize("NFC", before) + char
+
+
+def _in_order(char: str, before: str) -> bool:
+    """Whether a mark follows others of its script that belong before it, and those a letter of the script."""
+    script, rank = _rank(char)
+    for earlier in reversed(before):
+        if earlier.isalpha():
+            return _script(earlier) == script
+        same, lower = _rank(earlier)
+        if same != script or not lower < rank:
+            return False
+        rank = lower
+    return False
+
+
+@lru_cache(_KNOWN)
+def _rank(mark: str) -> tuple[str, int]:
+    """The script of a mark, and the place of its kind among `_RANKS`; "" where it has none."""
+    name = unicodedata.name(mark, "")
+    places = (place for place, kind in enumerate(_RANKS) if kind.fullmatch(name))
+    return next(((name.split(maxsplit=1)[0], place) for place in places), ("", 0))
 
 
 @lru_cache(_KNOWN)
