@@ -467,6 +467,20 @@ def test_solo_mode_lets_the_owner_and_says_so(desk: Desk) -> None:
     assert not desk.approve("ann", challenge(), solo=True).solo
 
 
+def test_what_an_owner_approved_in_solo_mode_ends_with_it(desk: Desk) -> None:
+    own = desk.approve("oli", challenge(), solo=True)
+    assert desk.factor(solo=True).stands(challenge(), own)
+    assert not desk.factor().stands(challenge(), own)
+
+
+def test_the_approval_of_somebody_who_became_a_party_to_the_call_does_not_stand(desk: Desk) -> None:
+    orphan = challenge(principal=Principal(subject="jwt-agent", credential="ab" * 8))
+    given = desk.approve("oli", orphan)
+    assert desk.factor().stands(orphan, given)
+    desk.store.agents.add(Agent(name="jwt-agent", owner="oli", created=NOW))
+    assert not desk.factor().stands(orphan, given)
+
+
 def test_a_removed_approver_is_refused_like_an_unknown_one(desk: Desk) -> None:
     desk.store.approvers.put(Approver(name="ann", groups=frozenset({"oncall"}), created=NOW, removed=NOW))
     with pytest.raises(ProofInvalidError):
