@@ -86,8 +86,29 @@ def test_a_persons_words_are_bounded_and_say_how_much_was_left_out() -> None:
     assert bounded("x" * 503) == "x" * 500 + " … (3 characters more)"
 
 
-def test_a_word_made_only_of_look_alikes_is_spelled_out() -> None:
-    assert "CYRILLIC SMALL LETTER ES" in visible("\u0441\u043e\u0440\u0443")  # reads "copy"
+@pytest.mark.parametrize(
+    "word",
+    [
+        "\u0441\u043e\u0440\u0443",  # Cyrillic, reads "copy"
+        "\ua4d1\ua4ee\ua4ec\ua4d1\ua4ee\ua4e1",  # Lisu, reads "PAYPAL"
+        "\u13ab\u13a5\u13b7",  # Cherokee, reads "JiM"
+        "\u146d\u15c5\u1587",  # Canadian syllabics, reads "PAR"
+        "\u2ca2\u2c9e\u2ca4",  # Coptic, reads "POC"
+        "\U00010301\U00010302",  # Old Italic, reads "BC"
+        "\U0001d6a8\U0001d6a9",  # mathematical Greek, reads "AB"
+        "\u09ea\u09ea",  # Bengali 44, reads "88"
+    ],
+)
+def test_a_word_made_only_of_look_alikes_is_spelled_out(word: str) -> None:
+    assert not set(visible(word)) & set(word)
+
+
+@pytest.mark.parametrize(
+    "text", ["r\u1d0fot", "\ua731udo", "1\u0966\u0966", "\u09e7\u0966\u096b\u09e7", "a\u0967", "x\u02dd"]
+)
+def test_a_letter_or_digit_that_passes_for_another_is_spelled_out_where_it_stands(text: str) -> None:
+    assert "⟨" in visible(text)
+    assert not any(char in visible(text) for char in text if not char.isascii())
 
 
 @pytest.mark.parametrize(
@@ -95,7 +116,16 @@ def test_a_word_made_only_of_look_alikes_is_spelled_out() -> None:
     [
         *("Grüße aus Köln", "привет мир", "日本語のTシャツ", "καλημέρα", "שלום", "naïve café", "€ 12,50", "한국어"),
         *("हूँ, में, ज़ुल्म, ड़ें, बाँध, क्षेत्रों", "চাঁদ বাংলা ভাষা", "ਸਿੰਘ ਪੁੱਤ", "ગુજરાતીમાં", "தமிழ் மொழி", "తెలుగు", "മലയാളം"),
-        *("ภาษาไทยที่นี่ สิทธิ์ เมื่อ น้ำ", "ສິ່ງ ທີ່ ພາສາລາວ"),
+        *(
+            "ภาษาไทยที่นี่ สิทธิ์ เมื่อ น้ำ",
+            "ສິ່ງ ທີ່ ພາສາລາວ",
+            "१२३ कक्षा१०",
+            "٢٠٢٦",
+            "कक्षा",
+            "\u0433\u043e\u0440\u0430\u043c2",
+            "ᐃᓄᒃᑎᑐᑦ",
+            "ᏣᎳᎩ",
+        ),
     ],
 )
 def test_honest_text_of_other_languages_stays_readable(text: str) -> None:
