@@ -92,7 +92,9 @@ class Desk:
     def given(self) -> GivenFactor:
         """What keeps what people allow beyond the call they approve."""
         store = self.store
-        return GivenFactor(store.intents, store.factors, self.ledger, self.clock, audience=self.config.deployment)
+        return GivenFactor(
+            store.intents, store.challenges, store.factors, self.ledger, self.clock, audience=self.config.deployment
+        )
 
     @cached_property
     def codes(self) -> TotpFactor:

@@ -80,7 +80,7 @@ class Approver:
 class Factor:
     """An enrolled factor. `public` is open data (JSON object), `secret` is sealed at rest.
 
-    `counter` is the last accepted TOTP time step; `failures` the times of recent wrong attempts.
+    `counter` is the last accepted TOTP time step; `failures` the times of wrong codes, recent or since a right one.
     """
 
     id: str

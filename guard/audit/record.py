@@ -40,7 +40,7 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         "challenge.denied": "a person refused a call",
         "challenge.expired": "a challenge ran out of time, which is never an approval",
         "challenge.cancelled": "a challenge was closed before it was decided",
-        "challenge.staled": "policy, tool definition or credential changed, so a challenge no longer fits",
+        "challenge.staled": "policy, tool or credential changed, or the call came to need nothing: a challenge is void",
         "grant.consumed": "a single-use grant was spent on exactly one call",
         "grant.revoked": "a grant was taken back before it was spent",
         "glass.broken": "a person let one call run without its proofs; everybody is told, and another has to review it",

@@ -10,11 +10,13 @@ import click
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
+from guard import quorum
 from guard.app import Desk, desk
 from guard.cli import options
 from guard.errors import ConfigError, GuardError, NotFoundError
 from guard.factors import register, signature
 from guard.ports import Factor
+from guard.reasons import Code
 from guard.signer.settings import SignerSettings, require_pkcs11
 
 
@@ -180,12 +182,18 @@ def _public_key(file: Path) -> bytes:
 
 
 def _enrolled(services: Desk, name: str, spki: bytes, attestation: int) -> Factor:
-    """Store the key and retire earlier ones of the same agent."""
+    """Store the key and retire earlier ones of the same agent.
+
+    Raises:
+        GuardError: the key signs intents, so that an agent which has it could consent to the calls of others.
+    """
     now, factors = services.clock.now(), services.store.factors
     earlier = [one for one in factors.of(name, signature.KIND) if not one.revoked]
     made = signature.workload_factor(
         identifier=services.clock.token("f"), subject=name, spki=spki, attestation=attestation, now=now
     )
+    if any(one.public.get("spki") == made.public["spki"] for one in factors.of("", quorum.INTENT)):
+        raise GuardError("this key is enrolled for signing intents", reason=Code.FACTOR_UNSUITABLE)
     factors.add(made)
     for one in earlier:
         register.revoke(factors, one, now)

@@ -166,10 +166,9 @@ class ApprovalFactor:
         return person
 
     def stands(self, challenge: Challenge, proof: Proof) -> bool:
-        """Whether the person may still decide about this call, with a factor that was not revoked since."""
+        """Whether the person may still decide about this call and is no party to it, with a factor that counts."""
         if proof.proof_class is not ProofClass.CONSENT:
             return True
-        authenticator = self._authenticators.get(proof.kind)
         if proof.kind == INTENT:
             return True
         try:
@@ -178,9 +177,10 @@ class ApprovalFactor:
             return False
         if not proof.groups <= person.groups:
             return False
-        if proof.kind == GIVEN:
-            return not self._is_party(challenge, proof.subject) or (self._solo and proof.solo)
-        return authenticator is not None and authenticator.works(proof.factor)
+        if self._is_party(challenge, proof.subject) and not (self._solo and proof.solo):
+            return False
+        authenticator = self._authenticators.get(proof.kind)
+        return proof.kind == GIVEN or (authenticator is not None and authenticator.works(proof.factor))
 
     def _is_party(self, challenge: Challenge, name: str) -> str:
         """What makes the person a party to the call, in words; empty when nothing does."""

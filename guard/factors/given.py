@@ -11,8 +11,8 @@ from typing import Final
 
 from guard.errors import ProofError, ProofExpiredError, ProofInvalidError, ProofReplayedError, ProofWrongCallError
 from guard.intents import Intent, Intents
-from guard.model import Challenge, Json, Proof, ProofClass
-from guard.ports import Clock, Factors, Ledger
+from guard.model import Challenge, Json, Proof, ProofClass, State
+from guard.ports import Challenges, Clock, Factors, Ledger
 from guard.quorum import GIVEN
 from guard.stepup import given
 from guard.stepup.given import Given
@@ -21,6 +21,7 @@ from guard.wire.canonical import digest
 
 LOOKED_AT: Final = 64
 """How many intents for one agent, server and tool are looked at for one call, the newest first."""
+_TAKEN_BACK: Final = frozenset({State.DENIED, State.REVOKED})
 
 
 class GivenFactor:
@@ -29,10 +30,12 @@ class GivenFactor:
     A `guard.ports.FactorVerifier`, `Beforehand` and `Giver`. Evidence: `intent` (its id).
     """
 
-    __slots__ = ("_audience", "_clock", "_factors", "_intents", "_ledger")
+    __slots__ = ("_audience", "_challenges", "_clock", "_factors", "_intents", "_ledger")
 
-    def __init__(self, intents: Intents, factors: Factors, ledger: Ledger, clock: Clock, *, audience: str) -> None:
-        self._intents, self._factors, self._audience = intents, factors, audience
+    def __init__(
+        self, intents: Intents, challenges: Challenges, factors: Factors, ledger: Ledger, clock: Clock, *, audience: str
+    ) -> None:
+        self._intents, self._challenges, self._factors, self._audience = intents, challenges, factors, audience
         self._ledger, self._clock = ledger, clock
 
     # ------------------------------------------------------------------ giving
@@ -108,7 +111,8 @@ class GivenFactor:
         Raises:
             ProofInvalidError: there is no such intent, or the factor it was given with is gone.
             ProofWrongCallError: it does not cover this call.
-            ProofExpiredError: its time is over, it was revoked, or the policy no longer lets it be.
+            ProofExpiredError: its time is over, it or the approval it came with was taken back, or the policy no longer
+                lets it be.
             ProofReplayedError: it has no use left.
         """
         identifier = evidence.get("intent")
@@ -118,6 +122,7 @@ class GivenFactor:
         try:
             given.require_given(kept, challenge, now)
             self._require_left(intent, kept)
+            self._require_upheld(kept)
         except ProofError as error:
             error.public = f"{identifier}: {error.public}"
             raise
@@ -166,6 +171,12 @@ class GivenFactor:
         if factor is None or factor.revoked or factor.locked:
             raise ProofInvalidError(f"{identifier}: what {kept.manifest.signer} allowed it with no longer counts")
         return intent, kept
+
+    def _require_upheld(self, kept: Given) -> None:
+        """What was allowed on a call goes no further than the approval it came with."""
+        first = self._challenges.get(kept.challenge)
+        if first is None or first.state in _TAKEN_BACK:
+            raise ProofExpiredError("the call it was allowed on was refused, or its approval taken back")
 
     @staticmethod
     def _require_left(intent: Intent, kept: Given) -> None:

@@ -2,7 +2,8 @@
 
 A code counts once: the time step it belongs to must be later than the last one that was accepted, and that
 is written by compare-and-swap before anybody learns that the code was right. Five refused codes within 15
-minutes lock the factor, over all challenges and connections together; the count is committed although
+minutes lock the factor, or a hundred without a right one in between (NIST SP 800-63B-4, section 3.2.2), so that
+nobody guesses slowly for ever. All challenges and connections count together, and the count is committed although
 the request fails. A locked factor stays locked until the person is enrolled again.
 """
 
@@ -25,6 +26,7 @@ KIND: Final = "totp"
 WINDOW_STEPS: Final = 1
 FAILURES_ALLOWED: Final = 5
 FAILURES_WITHIN: Final = 900.0
+FAILURES_IN_A_ROW: Final = 100
 _CODE: Final = re.compile(r"[0-9]{6}", re.ASCII)
 _TRIES: Final = 64
 
@@ -105,7 +107,7 @@ class TotpFactor:
                     self._refuse(after)
             elif step <= factor.counter:
                 raise ProofReplayedError(detail=f"factor {factor.id} of {subject}")
-            elif self._factors.swap(factor, replace(factor, counter=step, version=factor.version + 1)):
+            elif self._factors.swap(factor, _after_success(factor, step, now)):
                 return factor.id
         raise FactorUnavailableError(detail=f"factor {self._kind} of {subject} is contended")
 
@@ -155,6 +157,15 @@ class TotpFactor:
 
 def _after_failure(factor: Factor, now: float) -> Factor:
     """The factor with one more wrong attempt, locked when that was one too many."""
-    recent = (*(at for at in factor.failures if at > now - FAILURES_WITHIN), now)
-    locked = now if len(recent) >= FAILURES_ALLOWED else 0.0
-    return replace(factor, failures=recent, locked=locked, version=factor.version + 1)
+    failures = (*factor.failures, now)
+    many = len(_recent(failures, now)) >= FAILURES_ALLOWED or len(failures) >= FAILURES_IN_A_ROW
+    return replace(factor, failures=failures, locked=now if many else 0.0, version=factor.version + 1)
+
+
+def _after_success(factor: Factor, step: int, now: float) -> Factor:
+    """The factor with a code spent; wrong ones of a short while ago still count."""
+    return replace(factor, counter=step, failures=_recent(factor.failures, now), version=factor.version + 1)
+
+
+def _recent(failures: tuple[float, ...], now: float) -> tuple[float, ...]:
+    return tuple(at for at in failures if at > now - FAILURES_WITHIN)

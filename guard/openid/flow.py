@@ -104,7 +104,7 @@ class Flow:
             raise _again("it was not begun in this browser") from error
         if not -SKEW <= now - begun.at < LASTING:
             raise _again("it took too long")
-        digest = sha256(cookie.encode()).hexdigest()
+        digest = sha256(begun.state.encode()).hexdigest()  # one cookie has many spellings in base64
         used = Ticket(
             digest=digest, purpose="openid", subject="", bound="", created=now, expires=begun.at + 2 * LASTING
         )

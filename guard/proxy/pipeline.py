@@ -323,11 +323,12 @@ class Pipeline:
         decision = self._decide(judged, await self._ceremony.grants(call.digest, holder=holder))
         if self._definition(call.server, call.kind, call.name) != call.definition or not isinstance(decision, Permit):
             return False
-        if decision.grant is None:
+        if decision.grant is None:  # what it needed proof for is gone
             await anyio.to_thread.run_sync(holder)
+            await self._ceremony.outgrow(call.digest)
         if exchange.gone:
             return False
-        if decision.grant is None:  # what it needed proof for is gone
+        if decision.grant is None:
             self._journal.decided(judged, decision)
             self._count(judged)
             await self._forward(judged, arrival, exchange)

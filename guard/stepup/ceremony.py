@@ -239,6 +239,17 @@ class Ceremony:
         faults.point("grant.consumed")
         return True
 
+    async def outgrow(self, digest: str) -> None:
+        """End the open challenge of a call that is about to run without it, so that its consent serves no other call.
+
+        Raises:
+            StoreUnavailableError, LedgerUnavailableError: it may still be open; nothing may be forwarded.
+        """
+        newest = await self._blocking(lambda: self._challenges.by_digest(digest))
+        if newest is not None and newest.state.open:
+            with suppress(ChallengeClosedError):
+                await self._apply(newest, Staled("its call came to need nothing"))
+
     async def conclude(self, challenge_id: str, outcome: State) -> Challenge:
         """Bring a consumed challenge to COMPLETED, FAILED or UNKNOWN; the caller recorded the outcome.
 

@@ -79,14 +79,17 @@ class Waiting:
             if not self._watches:
                 counter = None
                 continue
+            asked = tuple(self._watches)
             try:
-                counter, states = await anyio.to_thread.run_sync(self._look, counter, tuple(self._watches))
+                counter, states = await anyio.to_thread.run_sync(self._look, counter, asked)
             except StoreUnavailableError:
                 counter = None
                 for challenge_id in tuple(self._watches):
                     self.wake(challenge_id)
                 continue
             self._compare(states)
+            if not self._watches.keys() <= set(asked):
+                counter = None  # whoever came meanwhile was not asked about, whatever made the counter move
 
     def _look(self, counter: int | None, ids: tuple[str, ...]) -> tuple[int, Mapping[str, tuple[State, int]]]:
         """The change counter and, if it moved, the states of what is waited for; blocking."""

@@ -28,7 +28,8 @@ token = pkcs11.lib(sys.argv[1]).get_token(token_label="guard")
 with token.open(rw=True, user_pin="1234") as session:
     curve = {pkcs11.Attribute.EC_PARAMS: encode_named_curve_parameters("secp256r1")}
     domain = session.create_domain_parameters(pkcs11.KeyType.EC, curve, local=True)
-    domain.generate_keypair(store=True, label="made")
+    for label in ("made", "release"):
+        domain.generate_keypair(store=True, label=label)
 """
 
 
@@ -86,6 +87,15 @@ def test_a_key_made_in_the_token_is_enrolled_and_an_imported_one_is_not(shop: Sh
     assert (enrolled.returncode, enrolled.stdout.count("\n")) == (0, 1), enrolled.stderr
     assert (shop.folder / "state" / "signers" / "robot.toml").stat().st_mode & 0o077 == 0
     assert shop.guard("signer", "test", "robot").returncode == 0
+
+
+def test_a_key_that_signs_intents_speaks_for_no_workload(shop: Shop) -> None:
+    key = ("--module", str(MODULE), "--token", "guard", "--key", "release", "--pin-file", "pin")
+    assert shop.guard("factor", "enroll", "intent", "ci", "--agent", "robot", *key).returncode == 0
+    refused = shop.guard("factor", "enroll", "signature", "builder", *key)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "signing intents" in refused.stderr
+    assert not (shop.folder / "state" / "signers" / "builder.toml").exists()
 
 
 def test_a_wrong_pin_ends_the_signer_with_2_and_one_sentence(shop: Shop) -> None:

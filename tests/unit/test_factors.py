@@ -288,6 +288,33 @@ def test_wrong_codes_fade_after_fifteen_minutes(totp: TotpFactor, app: pyotp.TOT
     totp.authenticate("ann", app.at(NOW + 902), NOW + 902)
 
 
+def test_a_hundred_wrong_codes_without_a_right_one_lock_however_slowly_they_come(
+    totp: TotpFactor, app: pyotp.TOTP, journal: Journal
+) -> None:
+    for wrong in range(99):
+        with pytest.raises(ProofInvalidError):
+            totp.authenticate("ann", "no", NOW + 901 * wrong)
+    with pytest.raises(ProofLockedError):
+        totp.authenticate("ann", "no", NOW + 901 * 99)
+    assert journal.records[-1][0] == "factor.locked"
+
+
+def test_a_right_code_begins_the_slow_count_anew_and_not_the_quick_one(
+    totp: TotpFactor, app: pyotp.TOTP, store: SqlStore
+) -> None:
+    for wrong in range(99):
+        with pytest.raises(ProofInvalidError):
+            totp.authenticate("ann", "no", NOW + 901 * wrong)
+    late = NOW + 901 * 98
+    totp.authenticate("ann", app.at(late), late)
+    assert store.factors.of("ann")[0].failures == (late,)
+    for _ in range(3):
+        with pytest.raises(ProofInvalidError):
+            totp.authenticate("ann", "no", late + 1)
+    with pytest.raises(ProofLockedError):
+        totp.authenticate("ann", "no", late + 1)
+
+
 def test_enrolling_again_unlocks_and_retires_the_old_app(totp: TotpFactor, app: pyotp.TOTP, store: SqlStore) -> None:
     register.lock(store.factors, store.factors.of("ann")[0], NOW)
     fresh = app_of(totp, "ann")
@@ -438,6 +465,20 @@ def test_an_owner_who_gained_the_agent_later_may_not_approve_either(desk: Desk) 
 def test_solo_mode_lets_the_owner_and_says_so(desk: Desk) -> None:
     assert desk.approve("oli", challenge(), solo=True).solo
     assert not desk.approve("ann", challenge(), solo=True).solo
+
+
+def test_what_an_owner_approved_in_solo_mode_ends_with_it(desk: Desk) -> None:
+    own = desk.approve("oli", challenge(), solo=True)
+    assert desk.factor(solo=True).stands(challenge(), own)
+    assert not desk.factor().stands(challenge(), own)
+
+
+def test_the_approval_of_somebody_who_became_a_party_to_the_call_does_not_stand(desk: Desk) -> None:
+    orphan = challenge(principal=Principal(subject="jwt-agent", credential="ab" * 8))
+    given = desk.approve("oli", orphan)
+    assert desk.factor().stands(orphan, given)
+    desk.store.agents.add(Agent(name="jwt-agent", owner="oli", created=NOW))
+    assert not desk.factor().stands(orphan, given)
 
 
 def test_a_removed_approver_is_refused_like_an_unknown_one(desk: Desk) -> None:

@@ -84,7 +84,14 @@ class Room:
         factor = ApprovalFactor(
             self.store.approvers, self.store.agents, {"totp": codes}, solo=solo, escalate={"oncall": "approvers"}
         )
-        self.given = GivenFactor(self.store.intents, self.store.factors, self.ledger, self.clock, audience="guard")
+        self.given = GivenFactor(
+            self.store.intents,
+            self.store.challenges,
+            self.store.factors,
+            self.ledger,
+            self.clock,
+            audience="guard",
+        )
         signed = IntentFactor(
             self.store.intents, self.store.factors, self.store.agents, self.ledger, self.clock, audience="guard"
         )
@@ -585,3 +592,25 @@ def test_only_what_can_be_undone_and_one_person_may_decide_can_be_allowed_in_adv
     assert isinstance(decided, Challenge)
     assert decided.further == (LIMIT if allowed else Further())
     assert decode(encode(decided), decided.arguments) == decided
+
+
+@pytest.mark.parametrize("end", ["revoked", "denied", "taken back"])
+async def test_what_was_allowed_falls_with_the_call_it_was_allowed_on(end: str, room: Room) -> None:
+    """Whoever withdraws an approval does not leave behind what its giver allowed beyond it."""
+    both = Requirement(frozenset({Demand.CONSENT, Demand.POSSESSION}))
+    first = await room.ask(requirement=both) if end == "denied" else await room.ask()
+    wish = {"also_uses": "2", "also_minutes": "10"}
+    proven = await room.ceremony.prove(first.id, "approval", room.evidence(first, **wish))
+    held = await room.ask()
+    assert held.state is State.SATISFIED
+    if end == "denied":
+        evidence = room.evidence(proven, "ben", decision="deny")
+        await room.ceremony.deny(first.id, "approval", evidence, "not today")
+    elif end == "revoked":
+        await room.ceremony.revoke("g" + first.id[1:], by="ben")
+    else:
+        await room.ceremony.decline(first.id, by="client of deployer", because="a slip")
+    assert not await room.spend(held)
+    assert (await room.ask()).state is State.PENDING
+    [reason] = room.ledger.last("proof.rejected")["reasons"]  # type: ignore[union-attr]
+    assert reason["evidence"].endswith("the call it was allowed on was refused, or its approval taken back")

@@ -440,6 +440,21 @@ async def test_an_answer_counts_once(house: House) -> None:
     assert not await thief.inside()
 
 
+@pytest.mark.parametrize("spelled", ["{}=", "{}~", "~{}", "{}=="])
+async def test_a_used_cookie_in_another_spelling_is_used_all_the_same(spelled: str, house: House) -> None:
+    flow = Flow(
+        Provider(house.settings, SECRET, house.clock),
+        seal=house.keyring,
+        tickets=house.store.people.tickets,
+        clock=house.clock,
+        public_url="http://localhost:8701",
+    )
+    _, cookie = await flow.begin("/")
+    flow.take(cookie)
+    with pytest.raises(IdentityError):
+        flow.take(spelled.format(cookie))
+
+
 async def test_a_code_that_was_used_or_stolen_opens_nothing(house: House) -> None:
     browser = house.browser()
     victim, thief = parse_qs(urlsplit(await browser.begin()).query), browser.another()

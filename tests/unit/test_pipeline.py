@@ -341,6 +341,33 @@ async def test_over_its_limit_an_agent_needs_a_proof_for_each_further_call(guard
     assert (await guard.call("note")).forwards == 1
 
 
+async def test_an_approval_that_its_call_did_not_need_in_the_end_is_left_for_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard, caller, held = Guard(tmp_path, hold=40), Caller(), anyio.Event()
+    for n in range(2):
+        await guard.call("few", n=n)
+    over = guard.volumes.judged
+
+    async def wait_gone() -> None:
+        held.set()
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(caller, "wait_gone", wait_gone)
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: guard.call("few", caller, n=2))
+        with anyio.fail_after(30):
+            await held.wait()
+        (waiting,) = guard.store.challenges.find(states=frozenset({State.PENDING}))
+        monkeypatch.setattr(guard.volumes, "judged", lambda _, tags: tags)  # the window of the limit passes
+        await guard.ceremony.prove(waiting.id, "word", {})
+    assert caller.forwards == 1
+    monkeypatch.setattr(guard.volumes, "judged", over)
+    assert await guard.ceremony.grants(waiting.digest) == ()
+    assert guard.ledger.last("challenge.staled")["because"] == "its call came to need nothing"
+    guard.store.close()
+
+
 async def test_a_call_whose_tool_server_asked_for_more_input_counts_once(guard: Guard) -> None:
     asks = Caller(ran=lambda: Outcome(ending=Ending.OK, state="more?"))
     assert (await guard.call("few", n=0)).forwards == 1

@@ -57,6 +57,19 @@ def test_what_hides_or_deceives_is_spelled_out(text: str, shown: str) -> None:
         ("1\u0307", "1⟨U+0307 COMBINING DOT ABOVE⟩"),
         ("\u0307x", "⟨U+0307 COMBINING DOT ABOVE⟩x"),
         ("\u0915\u0902", "\u0915\u0902"),  # Devanagari needs its marks
+        ("\u092e\u0902\u0947", "\u092e\u0902⟨U+0947 DEVANAGARI VOWEL SIGN E⟩"),  # in one order only
+        ("\u0e17\u0e48\u0e35", "\u0e17\u0e48⟨U+0E35 THAI CHARACTER SARA II⟩"),
+        ("\u0915\u0947\u0947", "\u0915\u0947⟨U+0947 DEVANAGARI VOWEL SIGN E⟩"),  # each once
+        ("\u0915\u0947\u0307", "\u0915\u0947⟨U+0307 COMBINING DOT ABOVE⟩"),
+        ("\u0915\u0947\u0e48", "\u0915\u0947⟨U+0E48 THAI CHARACTER MAI EK⟩"),  # of one script
+        ("\u0e17\u0947\u0902", "\u0e17\u0947⟨U+0902 DEVANAGARI SIGN ANUSVARA⟩"),
+        ("a\u0947\u0902", "a⟨U+0947 DEVANAGARI VOWEL SIGN E⟩⟨U+0902 DEVANAGARI SIGN ANUSVARA⟩"),
+        ("\u0947\u0902", "⟨U+0947 DEVANAGARI VOWEL SIGN E⟩⟨U+0902 DEVANAGARI SIGN ANUSVARA⟩"),
+        ("\u0995\u09c7\u09be", "\u0995\u09c7⟨U+09BE BENGALI VOWEL SIGN AA⟩"),  # drawn like the next one
+        ("\u0995\u09cb", "\u0995\u09cb"),
+        ("\u1112\u1161", "\u1112⟨U+1161 HANGUL JUNGSEONG A⟩"),
+        ("\u304b\u3099", "\u304b⟨U+3099 COMBINING KATAKANA-HIRAGANA VOICED SOUND MARK⟩"),
+        ("\u095c\u0947", "⟨U+095C DEVANAGARI LETTER DDDHA⟩\u0947"),
         ("p\u0251ypal", "p⟨U+0251 LATIN SMALL LETTER ALPHA⟩ypal"),
         ("日本語ab", "日本語ab"),
         ("\u0430\u0435", "⟨U+0430 CYRILLIC SMALL LETTER A⟩⟨U+0435 CYRILLIC SMALL LETTER IE⟩"),
@@ -73,12 +86,47 @@ def test_a_persons_words_are_bounded_and_say_how_much_was_left_out() -> None:
     assert bounded("x" * 503) == "x" * 500 + " … (3 characters more)"
 
 
-def test_a_word_made_only_of_look_alikes_is_spelled_out() -> None:
-    assert "CYRILLIC SMALL LETTER ES" in visible("\u0441\u043e\u0440\u0443")  # reads "copy"
+@pytest.mark.parametrize(
+    "word",
+    [
+        "\u0441\u043e\u0440\u0443",  # Cyrillic, reads "copy"
+        "\ua4d1\ua4ee\ua4ec\ua4d1\ua4ee\ua4e1",  # Lisu, reads "PAYPAL"
+        "\u13ab\u13a5\u13b7",  # Cherokee, reads "JiM"
+        "\u146d\u15c5\u1587",  # Canadian syllabics, reads "PAR"
+        "\u2ca2\u2c9e\u2ca4",  # Coptic, reads "POC"
+        "\U00010301\U00010302",  # Old Italic, reads "BC"
+        "\U0001d6a8\U0001d6a9",  # mathematical Greek, reads "AB"
+        "\u09ea\u09ea",  # Bengali 44, reads "88"
+    ],
+)
+def test_a_word_made_only_of_look_alikes_is_spelled_out(word: str) -> None:
+    assert not set(visible(word)) & set(word)
 
 
 @pytest.mark.parametrize(
-    "text", ["Grüße aus Köln", "привет мир", "日本語のTシャツ", "καλημέρα", "שלום", "naïve café", "€ 12,50"]
+    "text", ["r\u1d0fot", "\ua731udo", "1\u0966\u0966", "\u09e7\u0966\u096b\u09e7", "a\u0967", "x\u02dd"]
+)
+def test_a_letter_or_digit_that_passes_for_another_is_spelled_out_where_it_stands(text: str) -> None:
+    assert "⟨" in visible(text)
+    assert not any(char in visible(text) for char in text if not char.isascii())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("Grüße aus Köln", "привет мир", "日本語のTシャツ", "καλημέρα", "שלום", "naïve café", "€ 12,50", "한국어"),
+        *("हूँ, में, ज़ुल्म, ड़ें, बाँध, क्षेत्रों", "চাঁদ বাংলা ভাষা", "ਸਿੰਘ ਪੁੱਤ", "ગુજરાતીમાં", "தமிழ் மொழி", "తెలుగు", "മലയാളം"),
+        *(
+            "ภาษาไทยที่นี่ สิทธิ์ เมื่อ น้ำ",
+            "ສິ່ງ ທີ່ ພາສາລາວ",
+            "१२३ कक्षा१०",
+            "٢٠٢٦",
+            "कक्षा",
+            "\u0433\u043e\u0440\u0430\u043c2",
+            "ᐃᓄᒃᑎᑐᑦ",
+            "ᏣᎳᎩ",
+        ),
+    ],
 )
 def test_honest_text_of_other_languages_stays_readable(text: str) -> None:
     assert visible(text) == text
@@ -87,6 +135,12 @@ def test_honest_text_of_other_languages_stays_readable(text: str) -> None:
 @given(st.text(), st.text())
 def test_different_texts_never_look_the_same(one: str, other: str) -> None:
     assert (visible(one) == visible(other)) is (one == other)
+
+
+@given(st.text(st.sampled_from("aकगाे़्ंँที่ำ\u1112\u1161\u11ab\u09c7\u09be\u0995")))
+def test_what_is_shown_as_it_is_has_one_canonical_form(text: str) -> None:
+    """Texts that Unicode calls equivalent are drawn alike, so at most one of them is shown without a word."""
+    assert visible(text) != text or unicodedata.normalize("NFC", text) == text
 
 
 @given(st.text())
