@@ -2,8 +2,8 @@
 
 The data, the protocols and the scorer live outside of this repository (in `../shared/drift`, or in the folder that
 GUARD_DRIFT_DATA names); without them there is nothing to measure. A second table plays the shipped requirements on the
-tags of `tools/drift_tags`: a signer signs everything, and an approver waves one call in twenty through. With --record
-both go into docs/explanation/drift.md.
+tags of `tools/drift_tags`: a signer signs everything, and an approver waves one call in twenty through. A third one
+is about the injected calls that cannot be undone by these tags. With --record all go into docs/explanation/drift.md.
 """
 
 import importlib.util
@@ -15,10 +15,14 @@ import subprocess
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from guard.config import IRREVERSIBLE
+from guard.policy.classify import find
+from guard.policy.directory import PolicyDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("GUARD_DRIFT_DATA", ROOT.parent / "shared" / "drift"))
@@ -30,6 +34,8 @@ PROTOCOLS = "recurring,new,peer,cold:10,poison:10"
 PLACE = re.compile(r"(<!-- drift-bench -->\n).*?(<!-- /drift-bench -->)", re.DOTALL)
 WAVED = 0.05
 """Share of the calls put before the approver that pass although nobody wanted them."""
+OFTEN = 0.05
+"""Share of benign calls challenged at the threshold that an oracle sets, as the scorer does."""
 PEOPLE = {"consent", "both", "two_people", "possession+two_people"}
 
 
@@ -50,26 +56,49 @@ def scorer() -> ModuleType:
     return module
 
 
-def tagged(protocols: Iterable[str]) -> Iterator[str]:
-    """A row for each protocol: what runs, and who is asked, under the shipped requirements."""
-    score = scorer()
+def tagged(protocols: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Two rows for each protocol: what runs and who is asked, and which calls that cannot be undone are challenged."""
+    score, lasting = scorer(), irreversible()
     data = score.load(DATA)
     args = Namespace(command=COMMAND, budget=0.02, timeout=300)
     for protocol in protocols:
         benign_asked = benign = 0
         stopped = won = 0.0
+        usual: list[float] = []
+        grave: list[dict[str, Any]] = []
         with tempfile.TemporaryDirectory(prefix="drift-bench-") as folder:
             for history, normal, attacks in score.folds(protocol, *data):
                 test = normal + [one for one in attacks if score.injected(one)]
                 named, lines, _ = score.run(args, history, test, Path(folder))
                 for name, rows in named:
-                    asked = [lines[name, row["seq"]].get("requirement") in PEOPLE for row in rows]
+                    told = [lines[name, row["seq"]] for row in rows]
+                    asked = [line.get("requirement") in PEOPLE for line in told]
+                    grave += [line for row, line in zip(rows, told, strict=True) if lasting(row)]
                     if not score.injected(rows):
                         benign, benign_asked = benign + 1, benign_asked + any(asked)
+                        usual += [line["score"] for line in told]
                     elif rows[0]["run_attack_success"]:
                         stopped += 1 - slipped(rows, asked)
                 won += sum(bool(one[0]["run_attack_success"]) for one in attacks)
-        yield f"| {protocol} | {100 * stopped / won:.0f} | {100 * benign_asked / benign:.1f} |"
+        limit = score.quantile(sorted(usual), 1 - OFTEN)
+        found = sum(line["score"] > limit for line in grave), sum(line["decision"] == "challenge" for line in grave)
+        yield (
+            f"| {protocol} | {100 * stopped / won:.0f} | {100 * benign_asked / benign:.1f} |",
+            f"| {protocol} | {len(grave)} | "
+            + " | ".join(f"{one} ({100 * one / len(grave):.0f} %)" for one in found)
+            + " |",
+        )
+
+
+def irreversible() -> Callable[[dict[str, Any]], bool]:
+    """Whether a call is injected and its tool's tags name an effect that cannot be undone."""
+    policies = PolicyDirectory(TAGS).load().policies
+
+    def lasting(row: dict[str, Any]) -> bool:
+        entries = find(policies[row["suite"]].entries["tool"], row["tool"])
+        return row["label"] == "injected" and any(not one.effects.isdisjoint(IRREVERSIBLE) for one in entries)
+
+    return lasting
 
 
 def slipped(rows: list[dict[str, Any]], asked: list[bool]) -> float:
@@ -86,7 +115,9 @@ def main() -> int:
         return 1
     table, _, notes = official().partition("\n\n")
     head = "| protocol, with tags | successful injections not executed, % | benign sessions that ask a person, % |"
-    second = "\n".join([head, "|---|---|---|", *tagged(["recurring", "new"])])
+    last = "| protocol, with tags | injected calls that cannot be undone | found @5 % of benign calls | own threshold |"
+    asked, lasting = zip(*tagged(["recurring", "new"]), strict=True)
+    second = "\n".join([head, "|---|---|---|", *asked, "", last, "|---|---|---|---|", *lasting])
     sys.stdout.write(f"{table}\n\n{second}\n\n{notes}")
     if "--record" in sys.argv[1:]:
         text = f"\n{table}\n\n{second}\n\n```text\n{notes.strip()}\n```\n\n"

@@ -21,6 +21,8 @@ USED: Final = 20_000
 """Values of calls an activity remembers."""
 SHORTEST: Final = 4
 """Characters of a value that counts as seen in a result nobody could read to the end."""
+LONGEST: Final = 512
+"""Characters of a value that is looked for; a longer one counts as seen."""
 _DIFFERENT: Final = 1024
 """Results that are told apart from a repetition."""
 _TRIED: Final = 64
@@ -102,7 +104,7 @@ class Activity:
 
     def origin(self, text: str) -> str:
         """Where in earlier results a value stood: "field" of a structure, "prose", or "" for nowhere."""
-        if self.full:
+        if self.full or len(text) > LONGEST:
             return "prose" if len(text) >= SHORTEST else ""
         if self._unread:
             self._seen += [self._read(one).lower() for one in self._unread]

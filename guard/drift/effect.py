@@ -135,11 +135,12 @@ def effect(tool: str) -> int:
 _DESTINATION: Final = re.compile(
     r"recipient|(^|[._])(to|cc|bcc|url|uri|link|host|domain|address|iban|account|email|e_?mail|participants?|owner|"
     r"collaborators?|attendees?|channel|webhook|endpoint|destination|dest|target|remote|receiver|payee|beneficiary|"
-    r"user|username|member|invitee)(s)?([._#]|$)|_(email|url|account|username|channel|address)s?$"
+    r"user|username|member|invitee|phone|chat|callback)(s)?([._#]|$)|_(email|url|account|username|channel|address)s?$"
 )
+_WORDS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|-")
 
 
 @lru_cache(maxsize=4096)
 def destination(path: str) -> bool:
     """Whether an argument of this path says where something goes."""
-    return bool(_DESTINATION.search(path.lower()))
+    return bool(_DESTINATION.search(_WORDS.sub("_", path).lower()))

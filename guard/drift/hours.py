@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-from guard.drift.profile import DAY, HOURS, NEVER, Profile
+from guard.drift.profile import DAY, DAYS, HOURS, NEVER, Profile
 from guard.drift.profiles import Profiles
 from guard.model import Band, Call, Doubt, Finding, ProofClass
 from guard.reasons import Code, Reason
@@ -53,7 +53,7 @@ class HourSignal:
         profile = self._profiles[call.principal.credential]
         if profile.calm_hour == call.received // _HOUR:
             return ()  # within one hour its share can only grow
-        if profile.born == NEVER or int(call.received // DAY) - profile.born < KNOWN_FOR:
+        if profile.born == NEVER or 0 <= (int(call.received // DAY) & DAYS) - profile.born < KNOWN_FOR:
             return ()
         total = sum(profile.hours)
         if total < CALLS:

@@ -27,6 +27,9 @@ _BETWEEN: Final = re.compile(r"[,;\s]+")
 _PLAIN: Final = re.compile(r"[^\\\"'<>\x00-\x20\x7f-\x9f]+")
 """Text that every reader of addresses and URLs takes for the same."""
 
+_MAILBOX: Final = re.compile(r"[\w.+=-]+", re.ASCII)
+"""What stands before the @ of an address; of evil.example/x@corp.example a browser takes the beginning."""
+
 
 class Job(NamedTuple):
     """Globs over `server/tool`, and destinations in lower case; empty: not declared."""
@@ -113,7 +116,7 @@ def _matches(part: str, destinations: frozenset[str]) -> bool:
         except ValueError:
             return False
     name, at, domain = part.partition("@")
-    return bool(name and at) and "@" not in domain and _domain(domain, destinations)
+    return bool(at and _MAILBOX.fullmatch(name)) and "@" not in domain and _domain(domain, destinations)
 
 
 def _domain(host: str, destinations: frozenset[str]) -> bool:

@@ -1,5 +1,8 @@
 """What of a call's arguments is compared with the past: short values whole, long text by what it names.
 
+What says where something goes is compared whole however long it is, and to the last value: an address behind a page of
+blanks or behind sixty known ones is one all the same.
+
 A value is normalised, and kept only as a keyed 8-byte hash, so a stolen profile reveals nothing. Beside it stands
 what it belongs to (the domain of an address, the host of a URL, the folder of a path): a new page of a known
 host is less news than a new host.
@@ -14,6 +17,7 @@ from hashlib import blake2b
 from string import ascii_uppercase, digits
 from typing import Final, NamedTuple
 
+from guard.drift.effect import destination
 from guard.model import Json
 
 SHORT: Final = 64
@@ -64,6 +68,9 @@ _SHAPE: Final = b"AA000000"
 _PATH: Final = re.compile(r"/[\w.-]{1,64}(?:/[\w.-]{1,64}){1,7}")
 _NAME: Final = re.compile(r"[\w.+-]{1,64}")
 _DOMAIN: Final = re.compile(r"[\w-]{1,64}(?:\.[\w-]{1,32})+")
+_ADDRESS: Final = re.compile(r"[^\s@,;:/?#\\<>()'\"]+(@[^\s@,;:/?#\\<>()'\"]+)")
+"""One address and nothing else: several share no domain, and evil.example/x@corp.example is a page."""
+_HOST_ENDS: Final = re.compile(r"[/?#\\]")
 _SIGNS: Final = (("://", _URL), ("www.", _WWW))
 _TRIED: Final = 64
 """At signs of one text that are looked at."""
@@ -87,6 +94,10 @@ class Hasher:
         self.value = lru_cache(maxsize=8192)(self._value)
         """The value of a path and a normalised text."""
 
+    def unkept(self, path: str, text: str) -> Value:
+        """The same for a text of any length, which is not remembered."""
+        return self._value(path, text)
+
     def _value(self, path: str, text: str) -> Value:
         above = parent(text)
         return Value(path, text, self._digest(text), self._digest(above) if above else 0)
@@ -100,11 +111,10 @@ class Hasher:
 def parent(text: str) -> str:
     """What a value belongs to: the domain, the host, or the folder; "" when it is nothing of the kind."""
     if "://" in text or text.startswith("www."):
-        host = text.partition("://")[2] or text
-        return "@" + host.partition("/")[0].rpartition("@")[2].partition(":")[0].removeprefix("www.")
-    if "@" in text:
-        domain = "@" + text.rpartition("@")[2]
-        return "" if domain in EVERYBODY else domain
+        host = _HOST_ENDS.split(text.partition("://")[2] or text, 1)[0]
+        return "@" + host.rpartition("@")[2].partition(":")[0].removeprefix("www.")
+    if (address := _ADDRESS.fullmatch(text)) is not None:
+        return "" if address[1] in EVERYBODY else address[1]
     if "/" in text:
         head = text.rpartition("/")[0]
         return (head or "/") + "/"
@@ -129,16 +139,25 @@ def leaves(arguments: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
 
 
 def values(arguments: Mapping[str, Json], hasher: Hasher) -> tuple[Value, ...]:
-    """The values of a call that are compared, at most `LEAVES`."""
+    """The values of a call that are compared: at most `LEAVES`, and destinations beyond them as one."""
     found: list[Value] = []
+    beyond: list[tuple[str, str]] = []
     for path, text in leaves(arguments):
         if len(found) >= LEAVES:
-            break
-        if len(text) <= SHORT and (plain := text.strip().lower()).count(" ") < WORDS:
+            if destination(path):
+                beyond.append((path, text))
+            continue
+        plain = text.strip().lower()
+        if len(text) <= SHORT and plain.count(" ") < WORDS:
             if plain:
                 found.append(hasher.value(path, plain))
-        else:
-            found += [hasher.value(path + "#", entity) for entity in entities(text)]
+            continue
+        named = entities(text)
+        found += [hasher.value(path + "#", entity) for entity in named]
+        if plain and destination(path) and named != [plain]:
+            found.append(hasher.unkept(path, plain))
+    if beyond:
+        found.append(hasher.unkept(beyond[0][0], " ".join(text.strip().lower() for _, text in beyond)))
     return tuple(found)
 
 

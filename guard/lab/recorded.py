@@ -35,7 +35,7 @@ _LONG: Final = 60_000  # bytes of JSON beyond which the guard itself may not hav
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """One recorded call. `call.arguments` has the known values; `digests` the others, by top-level field.
+    """One recorded call. `call.arguments` has the known values; `digests` and `types` the others, by top-level field.
 
     `partial`: the record left fields out, so that an argument may have been there although it is not named. `refused`:
     the reason for which it would have been refused, had it not been only watched.
@@ -44,6 +44,7 @@ class Recorded:
     call: Call
     at: float
     digests: Mapping[str, str]
+    types: Mapping[str, str]
     partial: bool
     findings: tuple[tuple[Doubt, Band], ...]
     definition_changed: bool
@@ -230,6 +231,7 @@ def _recorded(entry: Entry, codes: set[str]) -> Recorded:
     arguments = fields.get("args")
     members = arguments if isinstance(arguments, Mapping) else {}
     known = {name: value for name, value in members.items() if not digested(value) and whole(value)}
+    hidden = {name: value for name, value in members.items() if name not in known and name != "..."}
     truncated = fields.get("truncated")
     cut = isinstance(truncated, list) and any(str(one).startswith("/args") for one in truncated)
     at = _seconds(entry.time)
@@ -249,7 +251,8 @@ def _recorded(entry: Entry, codes: set[str]) -> Recorded:
             received=at,
         ),
         at=at,
-        digests={name: _hmac(value) for name, value in members.items() if name not in known and name != "..."},
+        digests={name: _hmac(value) for name, value in hidden.items()},
+        types={name: _type(value) for name, value in hidden.items()},
         partial="..." in members or cut,
         findings=tuple(_findings(fields.get("findings"))),
         definition_changed=Code.DEFINITION_CHANGED in codes,
@@ -285,6 +288,10 @@ def _hmac(value: Json) -> str:
         return ""
     found, length = value.get("hmac"), value.get("size")
     return found if isinstance(found, str) and isinstance(length, int) and length < _LONG else ""
+
+
+def _type(value: Json) -> str:
+    return str(value.get("type")) if isinstance(value, Mapping) and digested(value) else ""
 
 
 def _findings(value: Json) -> Iterator[tuple[Doubt, Band]]:

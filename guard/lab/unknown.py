@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
+from types import NoneType
 from typing import Final, TypeAlias
 
 from guard.lab.recorded import Recorded
@@ -33,11 +34,15 @@ from guard.policy.expression import (
     parse,
 )
 from guard.policy.facts import Asked
-from guard.policy.scope import Known
+from guard.policy.scope import Known, kind
 
 Digest: TypeAlias = Callable[[Json], str]
 """The keyed digest of a value, as records of this deployment have it."""
 
+_KINDS: Final[Mapping[str, type]] = {
+    "string": str, "number": float, "boolean": bool, "null": NoneType, "array": list, "object": dict,
+}  # fmt: skip
+"""The types that records name, as conditions tell them apart."""
 _RECORDED: Final = frozenset({"server", "tool", "now", "windows", "networks", "source", "args"})
 _LOCATED: Final = (("country",), ("asn",))
 """Members of `source` that only a database can tell: where there is none, who recorded the call may have had one."""
@@ -108,7 +113,10 @@ class Knowledge:
     def _equal(
         self, field: str, values: tuple[Json, ...], missing: frozenset[str], *, negated: bool = False
     ) -> Verdict:
-        """Compare digests: equal values have equal ones."""
+        """Compare digests: equal values have equal ones. A value of another type fails, as it does in the guard."""
+        kinds, told = {kind(value) for value in values}, _KINDS.get(self._recorded.types.get(field, ""))
+        if values and told is not None and NoneType not in kinds and told not in kinds:
+            return Failure("an argument is not of the type that it is compared with")
         known = self._recorded.digests.get(field, "")
         if self._digest is None or not known:
             return Unknown(missing)

@@ -7,9 +7,11 @@ one, and the conditions of one entry are told their values once, together.
 
 Strings are compared as they are: no case folding, no path or percent decoding. What is missing is an error in CEL,
 not false, unless `has(...)` guards it or another operand of `&&`, `||` decides; an error is a `Failure`, and the
-caller takes the stricter branch. `matches` runs on an automaton (RE2 syntax) in linear time and wants a constant
-pattern. What is handed over for one condition is bounded by `MAX_VALUES` and `MAX_TEXT`; beyond, `Failure`. So are
-the steps that read a whole text, for each value of a quantifier above all: every condition ends soon.
+caller takes the stricter branch. So is an argument of another type than what it is compared with (`==`, `!=`, `in`):
+to CEL `["production"]` is merely not "production", and a tool may take it for just that. `matches` runs on an
+automaton (RE2 syntax) in linear time and wants a constant pattern. What is handed over for one condition is bounded by
+`MAX_VALUES` and `MAX_TEXT`; beyond, `Failure`. So are the steps that read a whole text, for each value of a quantifier
+above all: every condition ends soon.
 """
 
 from __future__ import annotations
@@ -90,7 +92,8 @@ def _unknown(names: Scope, values: Collection[str]) -> str:
     """Why a condition may have failed, by what it names and was not told."""
     absent = {slot.variable for slot in names.slots if slot.name not in values}
     if "args" in absent:
-        return "an argument it names is missing"
+        compared = any(slot.kinds for slot in names.slots if slot.name not in values)
+        return "an argument it names is missing" + (" or of another type" if compared else "")
     if "environment" in names.variables and "environment" not in values:
         return "the environment is not known"
     return "what it asks about this caller is not known" if absent else "it cannot be computed from these arguments"

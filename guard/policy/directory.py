@@ -293,6 +293,10 @@ class PolicyDirectory:
         if gone and not mistakes:
             said = f"{listing(gone)} vanished; the tags in it stay in force until the guard is restarted"
             mistakes = (self._about(said),)
+        lost = sorted(self._current.policies.keys() - {policy.server for policy in policies})
+        if lost and not mistakes:
+            said = f"no file is about the server {listing(lost)} any more; its tags stay in force until a restart"
+            mistakes = (self._about(said),)
         return folder, policies, mistakes
 
     def _about(self, message: str) -> Mistake:

@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 from guard.model import SET_BACK, Call, Json, Principal
 from guard.policy.environments import Environments, Origin
 from guard.policy.networks import Network
-from guard.policy.scope import Known, Path, Scope, Slot
+from guard.policy.scope import Known, Path, Scope, Slot, kind
 from guard.policy.windows import Window
 
 MAX_VALUES: Final = 1024
@@ -145,13 +145,20 @@ def told(names: Scope, asked: Asked, declared: Declared) -> dict[str, Value]:
 
 
 def _hand(found: dict[str, Value], slot: Slot, arguments: Mapping[str, Json], budget: _Budget) -> None:
-    """Put an argument among what was found, or whether it is there; nothing when there is nothing to look into."""
+    """Put an argument among what was found, or whether it is there.
+
+    Nothing when there is nothing to look into, or it is of another type than all that it is compared with.
+    """
     value: Json = arguments
     for name in slot.path[:-1]:
         value = value.get(name) if isinstance(value, Mapping) else None
     last = slot.path[-1]
-    if isinstance(value, Mapping) and (slot.tested or last in value):
-        found[slot.name] = last in value if slot.tested else budget.give(value[last])
+    if not isinstance(value, Mapping) or not (slot.tested or last in value):
+        return
+    if slot.tested:
+        found[slot.name] = last in value
+    elif not slot.kinds or kind(value[last]) in slot.kinds:
+        found[slot.name] = budget.give(value[last])
 
 
 def _about(slot: Slot, asked: Asked, declared: Declared) -> Value:

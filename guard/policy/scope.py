@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from types import NoneType
 from typing import Final, TypeAlias
 
+from guard.model import Json
 from guard.policy.expression import (
     Expression,
     Function,
@@ -52,6 +54,7 @@ FUNCTIONS: Final[Mapping[str, tuple[int, int]]] = {
 }
 """The functions a condition may call, with the least and the greatest number of operands."""
 _BOOLEAN: Final = frozenset({"&&", "||", "!", "==", "!=", "<", "<=", ">", ">=", "in"})
+_EQUAL: Final = frozenset({"==", "!=", "in"})
 Path: TypeAlias = tuple[str, ...]
 
 _DIGITS: Final = 16
@@ -79,13 +82,15 @@ class Slot:
     """One thing a condition names, `variable` and `path` below it, under the `name` the engine knows it by.
 
     Nested values cost the engine ten times what it takes to look at them; so each thing named is a variable of its own.
-    `tested`: only whether it is there.
+    `tested`: only whether it is there. `kinds`: the types of what an argument is compared with, where that is written
+    out.
     """
 
     name: str
     variable: str
     path: Path
     tested: bool
+    kinds: frozenset[type] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +143,7 @@ class _Check:
                 self.step(operator, at)
                 self.environments(tree)
                 self.each(tree.operands, bound, loops)
+                self.compared(tree)
 
     def environments(self, tree: Operation) -> None:
         """A text that the environment is compared with must be one of its names."""
@@ -150,6 +156,17 @@ class _Check:
                 names = sorted(self.known.environments)
                 rest = nearest(str(text.value), names) or f"; there are {listing(names)}"
                 raise SyntaxMistake(f"there is no environment {text.value!r}{rest}", text.at)
+
+    def compared(self, tree: Operation) -> None:
+        """What an argument is compared with says of which type it must be: to the engine "1" is merely not 1."""
+        if tree.operator not in _EQUAL:
+            return
+        left, right = tree.operands
+        among = tree.operator == "in"
+        for one, other in ((left, right),) if among else ((left, right), (right, left)):
+            slot = self.slots.get(one.span) if isinstance(one, Member) else None
+            if isinstance(one, Member) and slot is not None and slot.variable == "args" and not slot.tested:
+                self.slots[one.span] = _slot("args", slot.path, tested=False, kinds=_kinds(other, among=among))
 
     def each(self, trees: tuple[Expression, ...], bound: frozenset[str], loops: int) -> None:
         """Check several subtrees."""
@@ -287,9 +304,27 @@ def _pattern(pattern: str, at: int) -> None:
         raise SyntaxMistake("the pattern is not valid RE2 syntax, or too large", at) from None
 
 
-def _slot(variable: str, path: Path, *, tested: bool) -> Slot:
-    name = sha256(repr((variable, path, tested)).encode()).hexdigest()[:_DIGITS]
-    return Slot(f"v{name}", variable, path, tested)
+def kind(value: Json) -> type:
+    """The type of a value, for a comparison: numbers are one, and so are lists."""
+    return float if type(value) is int else list if isinstance(value, tuple) else type(value)
+
+
+def _kinds(tree: Expression, *, among: bool) -> frozenset[type]:
+    """The types of what is written out, or `among` a list of it; none where something is not, or is null."""
+    match tree:
+        case Operation("[]", items):
+            kinds = [kind(one.value) if isinstance(one, Literal) else NoneType for one in items] if among else [list]
+        case Literal(value):
+            kinds = [kind(value)]
+        case _:
+            kinds = []
+    return frozenset[type]() if NoneType in kinds else frozenset(kinds)
+
+
+def _slot(variable: str, path: Path, *, tested: bool, kinds: frozenset[type] = frozenset()) -> Slot:
+    said = (variable, path, tested, sorted(one.__name__ for one in kinds))
+    name = sha256(repr(said).encode()).hexdigest()[:_DIGITS]
+    return Slot(f"v{name}", variable, path, tested, kinds)
 
 
 def scope(text: str, known: Known) -> tuple[Scope, str]:

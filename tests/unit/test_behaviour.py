@@ -23,7 +23,7 @@ from guard.drift.profiles import Profiles, peers_of
 from guard.drift.scene import Scene
 from guard.drift.score import Base, Weights, shipped
 from guard.drift.snapshot import dump, load
-from guard.drift.values import Hasher, values
+from guard.drift.values import LEAVES, READ, Hasher, parent, values
 from guard.model import Band, Call, Classification, Demand, Doubt, Finding, Json, Principal, ProofClass, Sensitivity
 from guard.requirement import required
 from tests import nouns
@@ -319,6 +319,52 @@ def test_an_address_behind_a_long_padding_is_still_seen() -> None:
     activity = Activity(plain)
     activity.showed(b"x " * 60_000 + b"write to thief@evil.example")
     assert activity.origin("thief@evil.example") == "prose"
+
+
+KNOWN: list[Json] = [f"p{number}@corp.example" for number in range(4)]
+USUAL: dict[str, Json] = {"to": "team@corp.example", "cc": KNOWN}
+MANY = ", ".join(["team@corp.example"] * LEAVES)
+
+
+@pytest.mark.parametrize(
+    ("where", "new"),
+    [
+        ({}, False),
+        ({"cc": KNOWN * LEAVES}, True),
+        ({"cc": [*KNOWN * LEAVES, "thief@evil.example"]}, True),
+        ({"to": "team@corp.example" + " " * READ + ", thief@evil.example"}, True),
+        ({"to": f"{MANY}, thief@evil.example"}, True),
+        ({"to": "GB29 NWBK 6016 1331 9268 19"}, True),
+        ({"to": "the team at corp.example and all its friends"}, True),
+    ],
+)
+def test_nothing_that_is_known_hides_where_a_call_goes(where: dict[str, Json], new: bool) -> None:
+    desk = Desk()
+    for _ in range(3):
+        for _ in range(8):
+            desk.does("send_money", **USUAL)
+        desk.a_day_later()
+    call = desk.call("send_money", **{**USUAL, **where})
+    seen = desk.behaviour.observed(call, TAGS)
+    found = desk.behaviour.judge(KEY, call.server, seen, Activity(plain))
+    assert ("destination_new" in {name for name, *_ in found.parts}) is new
+
+
+@pytest.mark.parametrize(
+    ("text", "above"),
+    [
+        ("bob@corp.example", "@corp.example"),
+        ("https://bob@corp.example:8443/x?y#z", "@corp.example"),
+        ("https://evil.example?x=@corp.example", "@evil.example"),
+        ("https://evil.example#@corp.example", "@evil.example"),
+        ("https://evil.example\\@corp.example", "@evil.example"),
+        ("evil.example/bob@corp.example", "evil.example/"),
+        ("thief@evil.example,bob@corp.example", ""),
+        ("bob@gmail.com", ""),
+    ],
+)
+def test_a_value_belongs_to_where_it_goes(text: str, above: str) -> None:
+    assert parent(text) == above
 
 
 @pytest.mark.parametrize(

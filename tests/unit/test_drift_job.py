@@ -74,6 +74,11 @@ def test_what_is_declared(text: str) -> None:
         "#OPS2",
         "bob@corp.example\x00",
         "<bob@corp.example>",
+        "evil.example/bob@corp.example",
+        "evil.example?@corp.example",
+        "evil.example:443#@corp.example",
+        "//evil.example/@corp.example",
+        "bob%evil.example@corp.example",
     ],
 )
 def test_what_is_not_declared_or_could_be_read_as_somewhere_else(text: str) -> None:
@@ -134,6 +139,13 @@ def test_a_tool_and_a_destination_outside_of_the_job_are_doubts_about_intent(dec
 def test_what_an_agent_always_did_is_doubted_once_it_is_not_what_it_is_for() -> None:
     agent = Agent(Job(("payments/look",), frozenset()))
     assert codes(agent.asks("send", {"to": "ann@other.example", "body": "done"})) == {Code.UNDECLARED_TOOL}
+
+
+@pytest.mark.parametrize("name", ["toEmail", "webhookUrl", "callback-url", "channelId", "payee_account", "phoneNumber"])
+def test_an_argument_says_where_something_goes_in_whatever_way_its_name_is_written(
+    declared_agent: Agent, name: str
+) -> None:
+    assert Code.UNDECLARED_DESTINATION in codes(declared_agent.asks("send", {name: "eve@evil.example"}))
 
 
 def test_a_declared_tool_and_destination_are_no_news(declared_agent: Agent) -> None:

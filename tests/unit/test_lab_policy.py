@@ -322,7 +322,7 @@ def test_an_explanation_is_a_tree_with_every_condition_and_what_would_change_it(
         "        holds: !has(args.live)",
         '        with args.environment = "live"',
         "    rules[1] at payments.yaml:7: holds, require consent, require possession",
-        "    rules[2] at payments.yaml:8: fails, an argument it names is missing, require two_people",
+        "    rules[2] at payments.yaml:8: fails, an argument it names is missing or of another type, require two_",
         '  if rules[2] did not fail and did not hold (args.memo == "x"): would need both',
     ):
         assert line in told, (line, told)

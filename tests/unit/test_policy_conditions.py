@@ -53,12 +53,18 @@ def holds(
         ("args.amount > 10000", {"amount": 10001.0}, True),
         ("args.amount + 1 == 10002", {"amount": 10001.0}, True),
         ("args.amount > 10000", {"amount": 10000.5}, True),
-        ("args.amount == 1", {"amount": True}, False),
         ("has(args.env)", {}, False),
         ("has(args.env)", {"env": None}, True),
         ('has(args.env) && args.env == "x"', {}, False),
         ('args.a.b["c d"] == 1', {"a": {"b": {"c d": 1, "e": 2}}}, True),
         ('args.env in ["dev", "staging"]', {"env": "dev"}, True),
+        ('args.env in ["dev", 7]', {"env": 7.0}, True),
+        ("args.n == 1.5", {"n": 1}, False),
+        ('args.tags == ["prod"]', {"tags": ["prod"]}, True),
+        ('"prod" in args.tags', {"tags": ["prod"]}, True),
+        ('args.env != null && args.env == "prod"', {"env": None}, False),
+        ('has(args.env) && args.env == "prod"', {}, False),
+        ('args.env == "prod" || size(args.env) > 3', {"env": ["a", "b", "c", "d"]}, True),
         ('args.paths.exists(p, p.startsWith("/etc/"))', {"paths": ["/srv/x", "/etc/passwd"]}, True),
         ("args.items.all(i, i.price < 10)", {"items": [{"price": 1}, {"price": 9.5}]}, True),
         ("size(args.name) > 3 ? args.flag : false", {"name": "long", "flag": True}, True),
@@ -81,6 +87,14 @@ def test_a_condition_means_what_it_says(text: str, arguments: dict[str, Json], e
         ("args.amount > 10000", {"amount": 2**70 + 1}),
         ("args.a.b == 1", {"a": "text"}),
         ("args.flag", {"flag": 1}),
+        ('args.env == "production"', {"env": ["production"]}),
+        ('args.env != "staging" && args.env == "production"', {"env": ["production"]}),
+        ("args.force == true", {"force": "true"}),
+        ("true == args.force", {"force": 1}),
+        ("args.amount == 1", {"amount": True}),
+        ("args.account in [17, 18]", {"account": "17"}),
+        ('args.to.bank in ["a", "b"]', {"to": {"bank": None}}),
+        ('args.tags == ["prod"]', {"tags": "prod"}),
         ("10 / args.n > 1", {"n": 0}),
         ("int(args.n) > 1", {"n": "secret-value"}),
         ("size(args.list) > 1", {"list": [1] * (MAX_VALUES + 1)}),
@@ -170,6 +184,17 @@ VALUES = st.fixed_dictionaries(
 )
 
 
+def mistyped(text: str, arguments: dict[str, Json]) -> bool:
+    """Whether an argument is compared with what is written out and of another type: false to the engine."""
+    c = arguments.get("c")
+    number, word, member = arguments.get("a", 1), arguments.get("b", "x"), c.get("d", 1) if isinstance(c, dict) else 1
+    return (
+        ("args.a == 1" in text and (isinstance(number, bool) or not isinstance(number, int | float)))
+        or ("args.b" in text and not isinstance(word, str))
+        or (".d == 1" in text and not isinstance(member, int))
+    )
+
+
 @settings(max_examples=300, deadline=None)
 @given(TEXTS, VALUES)
 def test_a_condition_means_to_the_engine_what_is_written(text: str, arguments: dict[str, Json]) -> None:
@@ -183,7 +208,7 @@ def test_a_condition_means_to_the_engine_what_is_written(text: str, arguments: d
         return found if isinstance(found, bool) else None
 
     verdict = holds(text, arguments)
-    assert (None if isinstance(verdict, Failure) else verdict) == plainly()
+    assert verdict == plainly() or (isinstance(verdict, Failure) and (plainly() is None or mistyped(text, arguments)))
 
 
 def test_a_pattern_that_blows_up_elsewhere_is_linear_here() -> None:
