@@ -293,7 +293,7 @@ async def test_an_agent_that_no_longer_reads_has_left(journal: Path) -> None:
         await gate.holding.wait()
         await agent._stdout.aclose()
         await agent.call(2, "note")
-        with anyio.fail_after(5):
+        with anyio.fail_after(15):
             await agent.returned.wait()
     assert gate.left == [1]
     assert agent.executed() == [2]
