@@ -21,7 +21,7 @@ import psutil
 from guard.config import Config
 from tests.launching import Launched
 
-PATIENCE = 15.0
+PATIENCE = 25.0
 """Seconds until a test gives up on an answer."""
 PROMPT = 10.0
 """Seconds for what happens at once, on a machine that other tests keep busy; whatever could hold it up takes longer."""

@@ -140,7 +140,7 @@ class Site:
             yield process
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(30)
 
     def _healthy(self, process: subprocess.Popen[bytes]) -> bool:
         assert process.poll() is None, (self.folder / "serve.log").read_text()

@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 
 import anyio
 import pyotp
-from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, expect, sync_playwright
 
 from guard.identity.lifecycle import Lifecycle
 from tests.guards import PATIENCE, Serving
@@ -32,6 +32,7 @@ _FLAGS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 _PATIENCE_MS = PATIENCE * 1000
+expect.set_options(timeout=_PATIENCE_MS)
 
 
 @contextmanager

@@ -34,4 +34,4 @@ async def connect(url: str, key: str) -> AsyncIterator[Call]:
 
 
 if __name__ == "__main__":
-    tell(connect, "hold = 20" if LEGACY else "legs = true")
+    tell(connect, "hold = 50" if LEGACY else "legs = true")

@@ -270,7 +270,7 @@ async def test_a_caller_who_leaves_while_the_session_is_healed_gets_nothing_exec
         status, _, _ = await guard.call({"jsonrpc": "2.0", "id": 1, "method": "ping"})  # the guard has seen the end
         assert status in {200, 404}
         tools.go_on.set()
-        await asyncio.wait_for(handler.done.wait(), 5)
+        await asyncio.wait_for(handler.done.wait(), 15)
         assert tools.executed == []
         assert (await guard.call(CALL, session))[0] == 200
         assert tools.executed == [7]

@@ -387,11 +387,11 @@ async def test_a_second_request_before_the_answer_ends_the_connection() -> None:
         assert (await guard.send(guard.request(body) + guard.request(body)))[0] == 400
         reader, writer = await asyncio.open_connection("127.0.0.1", guard.port)
         writer.write(guard.request(body))
-        await asyncio.wait_for(handler.held.wait(), 5)
+        await asyncio.wait_for(handler.held.wait(), 15)
         writer.write(guard.request(body))
         assert (await answer(reader))[0] == 400
         writer.close()
-        await asyncio.wait_for(handler.done.wait(), 5)
+        await asyncio.wait_for(handler.done.wait(), 15)
     assert guard.upstream.journal == []
 
 
@@ -515,9 +515,9 @@ async def test_a_caller_who_leaves_while_held_is_noticed_and_nothing_is_forwarde
     async with stage(handler) as guard:
         _, writer = await asyncio.open_connection("127.0.0.1", guard.port)
         writer.write(guard.request(json.dumps(CALL).encode()))
-        await asyncio.wait_for(handler.held.wait(), 5)
+        await asyncio.wait_for(handler.held.wait(), 15)
         writer.close()
-        await asyncio.wait_for(handler.done.wait(), 5)
+        await asyncio.wait_for(handler.done.wait(), 15)
     assert guard.upstream.connections == 0
 
 
@@ -543,7 +543,7 @@ async def test_events_and_comments_are_relayed_as_they_come() -> None:
         rest = await reader.readuntil(b"0\r\n\r\n")
         assert RESULT in rest
         writer.close()
-        await asyncio.wait_for(handler.done.wait(), 5)
+        await asyncio.wait_for(handler.done.wait(), 15)
     [outcome] = handler.outcomes
     assert isinstance(outcome, Outcome)
     assert outcome.ending is Ending.OK
@@ -556,9 +556,9 @@ async def test_a_caller_who_leaves_while_the_answer_streams_ends_the_call_upstre
         writer.write(guard.request(json.dumps(CALL).encode()))
         await reader.readuntil(b": alive")
         writer.close()
-        await asyncio.wait_for(handler.done.wait(), 5)
+        await asyncio.wait_for(handler.done.wait(), 15)
         guard.upstream.go_on.set()
-        await asyncio.wait_for(guard.upstream.lost.wait(), 5)
+        await asyncio.wait_for(guard.upstream.lost.wait(), 15)
     [outcome] = handler.outcomes
     assert isinstance(outcome, Outcome)
     assert outcome.ending is Ending.UNKNOWN
@@ -683,7 +683,7 @@ async def test_a_stopped_server_exits_at_once_although_a_call_is_held() -> None:
     async with stage(handler) as guard:
         _, writer = await asyncio.open_connection("127.0.0.1", guard.port)
         writer.write(guard.request(json.dumps(CALL).encode()))
-        await asyncio.wait_for(handler.held.wait(), 5)
+        await asyncio.wait_for(handler.held.wait(), 15)
         guard.stop()
         await asyncio.wait_for(guard.serving, PROMPT)
         writer.close()

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
+import anyio.to_thread
 import httpx2
 import pytest
 from mcp import Client, MCPError
@@ -69,20 +70,32 @@ class Vault:
         return sum(line["tool"] == "delete_secret" and line["arguments"]["path"] == path for line in lines)
 
     @asynccontextmanager
-    async def http(self) -> AsyncIterator[httpx2.AsyncClient]:
+    async def http(self, name: str = "") -> AsyncIterator[httpx2.AsyncClient]:
         """An HTTP client with the key of an agent of its own."""
         self.agents += 1
-        headers = {"Authorization": f"Bearer {self.site.agent(f'robot{self.agents}')}"}
+        headers = {"Authorization": f"Bearer {self.site.agent(name or f'robot{self.agents}')}"}
         async with httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(30, read=60)) as http:
             yield http
 
     @asynccontextmanager
-    async def client(self, mode: str) -> AsyncIterator[Client]:
+    async def client(self, mode: str, name: str = "") -> AsyncIterator[Client]:
         """The official client of an agent of its own, in one era."""
-        async with self.http() as http:
+        async with self.http(name) as http:
             transport = streamable_http_client(self.site.url("vault"), http_client=http)
             async with Client(transport, mode=mode) as client:
                 yield client
+
+    def pending(self, name: str) -> str:
+        """The challenge that an agent's call waits for, once it does."""
+        found: list[str] = []
+
+        def waits() -> bool:
+            rows = json.loads(self.site.guard("challenge", "ls", "--json"))
+            found.extend(row["id"] for row in rows if (row["principal"], row["state"]) == (name, "pending"))
+            return bool(found)
+
+        until(waits, f"a call of {name} waits")
+        return found[0]
 
     def approve(self, challenge: str) -> None:
         """A person approves by the command line."""
@@ -102,7 +115,8 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vault]:
         )
         try:
             site = Site(folder, verbs)
-            site.write(f"[servers.vault]\nurl = 'http://127.0.0.1:{port}/mcp'\n", vault=POLICY)
+            patient = "".join(f"[agents.patient-{mode}]\nhold = 50\n" for mode in ("auto", "legacy"))
+            site.write(f"[servers.vault]\nurl = 'http://127.0.0.1:{port}/mcp'\n{patient}", vault=POLICY)
             until(lambda: answers(port), "the server listens", within=30)
             with site.serve():
                 yield Vault(site, journal, f"http://127.0.0.1:{port}/mcp")
@@ -276,21 +290,21 @@ async def test_an_approved_call_runs_exactly_once_and_the_session_goes_on(vault:
 @MODES
 async def test_a_public_call_beside_a_paused_one_is_not_kept_waiting(vault: Vault, mode: str) -> None:
     order: list[str] = []
-    async with vault.client(mode) as client:
+    async with vault.client(mode, f"patient-{mode}") as client:
         await client.list_tools()
 
         async def pause() -> None:
-            challenge_of(await client.call_tool("delete_secret", {"path": f"beside/{mode}"}))
+            await client.call_tool("delete_secret", {"path": f"beside/{mode}"})
             order.append("paused")
-
-        async def pass_by() -> None:
-            await client.call_tool("echo", {"text": "beside"})
-            order.append("public")
 
         async with anyio.create_task_group() as group:
             group.start_soon(pause)
-            group.start_soon(pass_by)
+            challenge = await anyio.to_thread.run_sync(vault.pending, f"patient-{mode}")
+            await client.call_tool("echo", {"text": "beside"})
+            order.append("public")
+            await anyio.to_thread.run_sync(vault.site.guard, "challenge", "cancel", challenge)
     assert order == ["public", "paused"]
+    assert vault.ran(f"beside/{mode}") == 0
 
 
 @MODES

@@ -46,7 +46,7 @@ def tool_server(port: int, journal: Path) -> Iterator[None]:
         return True
 
     try:
-        until(ready, "the tool server is ready", within=15)
+        until(ready, "the tool server is ready")
         yield
     finally:
         process.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import shutil
@@ -13,10 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 import uvicorn
+from anyio._backends import _asyncio
 from anyio.abc import TaskGroup
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -317,8 +320,23 @@ def enrol(hsm: Hsm, guard: Guard) -> Iterator[Callable[..., Signer]]:
         key.close()
 
 
+@pytest.fixture(autouse=True)
+def no_answer_to_who_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that arrive on a unix socket at the very moment their reader is cancelled wake a future that has ended.
+
+    So it is in anyio 4; the event loop says so and goes on, but anyio's runner of tests fails the test for it.
+    """
+    takes = _asyncio.TestRunner._exception_handler
+
+    def takes_other(runner: _asyncio.TestRunner, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not isinstance(context.get("exception"), asyncio.InvalidStateError):
+            takes(runner, loop, context)
+
+    monkeypatch.setattr(_asyncio.TestRunner, "_exception_handler", takes_other)
+
+
 async def dismiss(guard: Guard, tasks: TaskGroup) -> None:
-    """End a signer after its guard: anyio trips over a cancellation at the very moment an answer arrives."""
+    """End a signer after its guard."""
     await anyio.to_thread.run_sync(guard.stop)
     tasks.cancel_scope.cancel()
 

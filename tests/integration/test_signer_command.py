@@ -130,6 +130,6 @@ def test_sigterm_ends_the_signer_in_order(shop: Shop) -> None:
         try:
             assert any("token open" in line for line in signer.stderr)
             signer.send_signal(signal.SIGTERM)
-            assert signer.wait(5) == 0
+            assert signer.wait(30) == 0
         finally:
             signer.kill()

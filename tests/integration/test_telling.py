@@ -19,7 +19,7 @@ from guard.notify.signing import check, key_of, signed
 from tests.guards import Answer, Serving
 from tests.outside import Done, Verbs
 from tests.receivers import Hook, http_receiver
-from tests.world import World, until
+from tests.world import World, free_port, until
 
 SECRET = "whsec_" + base64.b64encode(b"s" * 32).decode()
 CANARY = "hunter2-in-the-arguments"
@@ -235,7 +235,8 @@ def judge(folder: Path, lines: list[str]) -> int:
 def test_a_channel_that_cannot_work_keeps_the_guard_from_starting(
     table: str, said: str, post: Post, tmp_path: Path
 ) -> None:
-    (tmp_path / "guard.toml").write_text("[servers.x]\nurl = 'http://127.0.0.1:9/'\n" + table)
+    listen = "".join(f"[{name}]\nlisten = '127.0.0.1:{free_port()}'\n" for name in ("proxy", "console"))
+    (tmp_path / "guard.toml").write_text(f"{listen}[servers.x]\nurl = 'http://127.0.0.1:9/'\n{table}")
     (tmp_path / "tool_policies").mkdir()
     done = post.verbs("serve", cwd=tmp_path)
     assert done.code == 2

@@ -76,9 +76,9 @@ def get(folder: Path, port: int, path: str, method: str = "GET") -> int:
     with closing(http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=10)) as connection:
         try:
             connection.request(method, path, json.dumps({}), {"Content-Type": "application/json"})
-        except ConnectionRefusedError:
+            return connection.getresponse().status
+        except OSError:  # it does not listen yet, or listens and does not answer yet
             return 0
-        return connection.getresponse().status
 
 
 def test_the_mcp_endpoint_speaks_tls_with_its_certificate(tmp_path: Path, ports: tuple[int, int]) -> None:

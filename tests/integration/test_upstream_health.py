@@ -18,7 +18,7 @@ from guard.proxy.metadata import Metadata
 from guard.proxy.upstream import Upstreams
 from guard.reasons import Code
 from guard.wire import reply
-from tests.guards import Serving
+from tests.guards import PROMPT, Serving
 from tests.integration.test_http_front import CALL, INITIALIZE, Permissive, Upstream, plain, stage
 from tests.integration.test_tls import certificate
 from tests.world import World, free_port, until
@@ -162,11 +162,11 @@ async def test_a_server_that_hangs_is_left_in_time_at_every_stage(stage_of_hang:
     async with answering(answer if stage_of_hang == "pausing" else b"", more=True) as port:
         # A TLS handshake that the other side never takes part in hangs as connecting does.
         scheme = "https" if stage_of_hang == "connecting" else "http"
-        limits = {"connect_timeout": 0.2, "answer_timeout": 0.2, "pause_timeout": 0.2}
-        server = Server.model_validate({"url": f"{scheme}://127.0.0.1:{port}/mcp", **limits})
+        limit = {"connecting": "connect_timeout", "answering": "answer_timeout", "pausing": "pause_timeout"}
+        server = Server.model_validate({"url": f"{scheme}://127.0.0.1:{port}/mcp", limit[stage_of_hang]: 0.2})
         upstreams = Upstreams({"s": server})
         with pytest.raises(UpstreamError) as caught:
-            await asyncio.wait_for(fetch(upstreams, "s"), 5)
+            await asyncio.wait_for(fetch(upstreams, "s"), PROMPT)
         assert caught.value.sent is (stage_of_hang != "connecting")
         upstreams.close()
 

@@ -99,7 +99,7 @@ async def test_a_name_that_no_call_can_carry_harms_nobody(catalogue: Catalogue, 
     catalogue.observe("git", listing({"name": name}, BENIGN))
     async with anyio.create_task_group() as group:
         group.start_soon(catalogue.run)
-        with anyio.fail_after(5):
+        with anyio.fail_after(15):
             while not await anyio.to_thread.run_sync(store.pins.all, "git"):
                 await anyio.lowlevel.checkpoint()
         group.cancel_scope.cancel()

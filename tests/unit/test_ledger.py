@@ -282,7 +282,7 @@ async def test_a_noted_record_reaches_the_disk_by_itself(tmp_path: Path, lanes: 
     async with anyio.create_task_group() as group:
         await group.start(ledger.run)
         ledger.note("call.concluded", CALL)
-        with anyio.fail_after(5):
+        with anyio.fail_after(15):
             while not ((known := lanes.get("0001")) and known.size):
                 await anyio.lowlevel.checkpoint()
         group.cancel_scope.cancel()
@@ -607,7 +607,7 @@ async def test_the_background_brings_records_nobody_waits_for_to_the_store(
     tmp_path: Path, lanes: MemoryLanes, clock: HandClock, from_thread: bool
 ) -> None:
     ledger = FileLedger.open(tmp_path, lanes, clock)
-    with anyio.fail_after(5):
+    with anyio.fail_after(15):
         async with anyio.create_task_group() as group:
             await group.start(ledger.run)
             for size in (3, 6):
@@ -631,7 +631,7 @@ async def test_the_background_lifts_the_refusal_once_the_disk_answers_again(
     _arm(monkeypatch, "ledger.fsync:error", broken)
     broken.touch()
     ledger = FileLedger.open(tmp_path, lanes, clock)
-    with anyio.fail_after(5):
+    with anyio.fail_after(15):
         async with anyio.create_task_group() as group:
             await group.start(ledger.run)
             _write(ledger, 1)

@@ -254,7 +254,7 @@ async def test_what_a_call_taught_is_stored_while_the_guard_runs(guard: Guard) -
         group.start_soon(guard.memory.run)
         await guard.call("note")
         credential = (await guard.identifier.identify(guard.key)).credential
-        with anyio.fail_after(5):
+        with anyio.fail_after(15):
             while guard.store.baselines.get(credential) is None:
                 await anyio.lowlevel.checkpoint()
         group.cancel_scope.cancel()
