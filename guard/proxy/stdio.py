@@ -314,6 +314,7 @@ class StdioFront:
             except ValueError as error:
                 self._drop(str(error), line)
                 continue
+            line = Line(answers.unbroken(line.raw))
             match said:
                 case answers.Answer():
                     await self._relay(said, line)
