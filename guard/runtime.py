@@ -61,6 +61,7 @@ from guard.web.services import Services
 log = structlog.get_logger()
 
 _LOOK = 0.1
+_EXPIRY = 1.0
 """Seconds between two looks at what other processes changed."""
 _REREAD = 1.0
 """Seconds between two looks at the policy files."""
@@ -388,6 +389,7 @@ async def _serve(desk: Desk) -> int:
 
     async with engine.running("http"), anyio.create_task_group() as group:
         group.start_soon(until_signal)
+        group.start_soon(_watch_streams, front)
         _say_where(config, servers)
         async with anyio.create_task_group() as serving:
             await serving.start(children.run)
@@ -396,6 +398,13 @@ async def _serve(desk: Desk) -> int:
         upstreams.close()
         group.cancel_scope.cancel()
     return 0
+
+
+async def _watch_streams(front: McpFront) -> None:
+    """End the event streams of agents whose key was revoked or has expired; every other request shows it anew."""
+    while True:
+        await anyio.sleep(_EXPIRY)
+        await front.recheck()
 
 
 async def _listen(listening: Listening, sock: object) -> None:
@@ -465,7 +474,8 @@ async def _watch_key(engine: Engine, key: str, front: StdioFront, stop: Callable
     """End the front when the key it was started with is revoked or expires; take what else changed about the agent."""
     seen = 0
     while True:
-        seen = await engine.changes.wait(seen)
+        with anyio.move_on_after(_EXPIRY):  # a key that ran out changes nothing in the store
+            seen = await engine.changes.wait(seen)
         try:
             front.principal = await engine.identifier.identify(key)
         except IdentityError as error:

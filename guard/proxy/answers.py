@@ -1,7 +1,8 @@
 """What the guard reads of a line that a tool server wrote: whose answer it is, or that it asks something.
 
-The line itself goes on byte for byte. A reader that would see another id than the guard saw could be fed
-a false answer to a call that is still held, so members that two readers may disagree on make a line void.
+The line itself goes on byte for byte, but for line breaks that are none in JSON. A reader that would see another
+id than the guard saw could be fed a false answer to a call that is still held, so members that two readers may
+disagree on make a line void.
 """
 
 from __future__ import annotations
@@ -19,6 +20,12 @@ MAX_ID: Final = 128
 """Characters of an id; no agent can answer under a longer one (`guard.wire.decode`)."""
 
 _DECODER: Final = json.JSONDecoder()
+_BREAKS: Final = (
+    (b"\r", b" "),
+    ("\u0085".encode(), rb"\u0085"),
+    ("\u2028".encode(), rb"\u2028"),
+    ("\u2029".encode(), rb"\u2029"),
+)
 _BEGIN: Final = re.compile(r"[ \t\r\n]*\{")
 _NAME: Final = re.compile(r'[ \t\r\n]*"(jsonrpc|id|method|params|result|error)"[ \t\r\n]*:[ \t\r\n]*')
 _NEXT: Final = re.compile(r"[ \t\r\n]*(?:(,)|\}[ \t\r\n]*\Z)")
@@ -63,6 +70,19 @@ def read(line: bytes) -> Answer | Question | Notice:
     if "method" in members:
         return Question(_id(members)) if "id" in members else Notice()
     return Answer(_id(members), _ending(members), "result" in members, state_of(members.get("result")))
+
+
+def unbroken(line: bytes) -> bytes:
+    r"""A line that `read` took, as one line for every line reader.
+
+    Node's `readline` and Python's `str.splitlines` also break lines at a carriage return, U+0085, U+2028 and U+2029,
+    and would read what follows as a message of its own: the answer to a call that is held, or a list of tools. The
+    first can only stand between tokens and becomes a space, the others only in strings and become `\uXXXX` escapes.
+    """
+    for character, escape in _BREAKS:
+        if character in line:
+            line = line.replace(character, escape)
+    return line
 
 
 def state_of(result: Json) -> str:

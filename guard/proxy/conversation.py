@@ -197,14 +197,14 @@ class Conversation:
         try:
             if line.flaw is not None:
                 raise ValueError(line.flaw)  # noqa: TRY301  # one place says why a line was dropped
-            said = answers.read(line.raw)
+            said, whole = answers.read(line.raw), answers.unbroken(line.raw)
             match said:
                 case answers.Answer():
-                    self._answer(link, said, line.raw)
+                    self._answer(link, said, whole)
                 case answers.Question():
-                    self._question(link, said, line.raw)
+                    self._question(link, said, whole)
                 case answers.Notice():
-                    self._notice(link, line.raw)
+                    self._notice(link, whole)
         except (ValueError, RecursionError, UpstreamError) as error:
             self._drop(str(error), line.raw)
 

@@ -87,7 +87,9 @@ class McpFront:
         self._bytes: dict[str, int] = {}
         self._reading: Counter[str] = Counter()
         self._streams_limit = config.proxy.max_in_flight
-        self._streaming: set[Caller] = set()
+        self._streaming: dict[
+            Caller, str
+        ] = {}  # who has an event stream without end, and the credential it was given for
         self._stopping = False
 
     def stop(self) -> None:
@@ -95,6 +97,17 @@ class McpFront:
         self._stopping = True
         for caller in tuple(self._streaming):
             caller.hang_up()
+
+    async def recheck(self) -> None:
+        """End every event stream whose caller would not get it any more, with a key that was revoked or has expired."""
+        for credential in set(self._streaming.values()):
+            try:
+                await self._identifier.identify(credential)
+            except IdentityError:
+                for caller in [one for one, shown in self._streaming.items() if shown == credential]:
+                    caller.hang_up()
+            except UnavailableError:  # nobody can tell; calls are refused meanwhile
+                continue
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
@@ -150,6 +163,7 @@ class McpFront:
             try:
                 await self._post(visit, principal)
             finally:
+                self._streaming.pop(visit.caller, None)
                 self._give_back(visit, principal)
         elif method == "GET":
             await self._stream(visit, principal)
@@ -205,6 +219,8 @@ class McpFront:
         session = await self._session(visit, principal)
         if not session and not self._hosts(visit.server):  # a hosted one serves nobody else's tasks
             _refuse_foreign_task(message)
+        if isinstance(message, Request) and message.method == "subscriptions/listen":
+            self._streaming[visit.caller] = visit.stated.credential
         where = (visit.server, session, principal.subject)
         if isinstance(message, Response) and (answers := self._questions.take(where, message)) is not None:
             if not answers:
@@ -319,7 +335,7 @@ class McpFront:
         if self._streams[place] >= self._streams_limit:
             raise RefusedError(429, UnavailableError(reason=Code.OVERLOADED))
         self._streams[place] += 1
-        self._streaming.add(visit.caller)
+        self._streaming[visit.caller] = visit.stated.credential
         try:
             if self._hosted is not None and visit.server in self._hosted:
                 key = Key(visit.server, principal.subject, Kind.SESSION, session)
@@ -327,7 +343,7 @@ class McpFront:
             else:
                 await self._pass(visit, principal, "GET", How.STREAM)
         finally:
-            self._streaming.discard(visit.caller)
+            self._streaming.pop(visit.caller, None)
             self._streams[place] -= 1
             if not self._streams[place]:
                 del self._streams[place]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final, assert_never
+from typing import Final, TypeAlias, assert_never
 
 import anyio
 import anyio.to_thread
@@ -66,6 +66,8 @@ _LAST_STATE: Final = {
 _NOTHING: Final = frozenset[ProofClass]()
 _SPENT: Final = frozenset({State.CONSUMED, *_LAST_STATE.values()})
 
+_Place: TypeAlias = tuple[str, str, bool]
+
 _BY_POLICY: Final = frozenset({Code.SAME_UID, Code.NOT_ALLOWED})
 """Reasons of refusals that an owner's settings demand; where calls are only watched, they go through."""
 
@@ -97,7 +99,7 @@ class Pipeline:
         self._settings = Settings(irreversible=config.irreversible, expires=config.approval.expires)
         self._same_uid = frozenset(name for name, one in config.servers.items() if one.command)
         self._watched = config.watched
-        self._in_flight: dict[tuple[str, str], int] = {}
+        self._in_flight: dict[_Place, int] = {}
         self._places = config.proxy.max_in_flight
         self._ended: set[str] = set()
         self._stopping = anyio.Event()
@@ -166,9 +168,13 @@ class Pipeline:
 
     # ------------------------------------------------------------------ 1 read
 
-    def _take_place(self, arrival: Arrival) -> tuple[str, str]:
-        """Take one of the principal's places at a server; there are only so many, and a hung server has its own."""
-        place, places = (arrival.principal.subject, arrival.server), self._in_flight
+    def _take_place(self, arrival: Arrival) -> _Place:
+        """Take one of the principal's places at a server; there are only so many, and a hung server has its own.
+
+        So have cancellations and answers: an agent that waits for every one of its calls can still end them.
+        """
+        asks, places = isinstance(arrival.message, Request), self._in_flight
+        place = (arrival.principal.subject, arrival.server, asks)
         if self._stopping.is_set():
             raise GuardError(reason=Code.STOPPING)
         taken = places.get(place, 0)
@@ -177,7 +183,7 @@ class Pipeline:
         places[place] = taken + 1
         return place
 
-    def _leave_place(self, place: tuple[str, str]) -> None:
+    def _leave_place(self, place: _Place) -> None:
         places = self._in_flight
         if places[place] > 1:
             places[place] -= 1

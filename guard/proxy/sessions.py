@@ -47,7 +47,8 @@ class SessionOwners:
         owner = await to_thread.run_sync(self._store.owner, server, session)
         if owner is None:
             await to_thread.run_sync(self._store.bind, server, session, subject, self._clock.now())
-        elif owner != subject:
+            owner = await to_thread.run_sync(self._store.owner, server, session)  # another may have been first
+        if owner != subject:
             return False
         self._remember((server, session), subject)
         return True

@@ -3,7 +3,7 @@
 Messages are sent on in the order they were read, yet a held call delays nobody. Equal tasks take turns:
 one reads a message and carries it through; as soon as it has its place in the queue to the tool server,
 has begun to hold or has answered, the turn to read goes to the next task. That costs a third of a new task
-for each message. Answers pass byte for byte, and only to calls that were sent on.
+for each message. Answers pass byte for byte (`guard.proxy.answers`), and only to calls that were sent on.
 """
 
 from __future__ import annotations
@@ -314,6 +314,7 @@ class StdioFront:
             except ValueError as error:
                 self._drop(str(error), line)
                 continue
+            line = Line(answers.unbroken(line.raw))
             match said:
                 case answers.Answer():
                     await self._relay(said, line)

@@ -77,10 +77,13 @@ class Upstream:
 
 
 class Keys:
-    """Identifier of the tests: KEY-<name> proves <name>."""
+    """Identifier of the tests: KEY-<name> proves <name> until it is revoked."""
+
+    def __init__(self) -> None:
+        self.revoked: set[str] = set()
 
     async def identify(self, credential: str) -> Principal:
-        if not credential.startswith("KEY-"):
+        if not credential.startswith("KEY-") or credential in self.revoked:
             raise IdentityError
         return Principal(subject=credential.removeprefix("KEY-"), credential="0" * 16)
 
@@ -164,6 +167,7 @@ class Stage:
     recorded: list[str]
     serving: asyncio.Task[None]
     stop: Callable[[], None]
+    keys: Keys
 
     def request(
         self, body: bytes = b"", *more: str, method: str = "POST", target: str = "/mcp/pay", key: str = "KEY-a"
@@ -218,9 +222,10 @@ async def stage(handler: Handler, upstream: Upstream | None = None, **settings: 
     upstreams = Upstreams(config.servers, observe=lambda name, body: observed.append((name, body)))
     sessions = Bindings()
     recorded: list[str] = []
+    keys = Keys()
     front = McpFront(
         config,
-        identifier=Keys(),
+        identifier=keys,
         handler=handler,
         upstreams=upstreams,
         sessions=sessions,
@@ -235,7 +240,7 @@ async def stage(handler: Handler, upstream: Upstream | None = None, **settings: 
         uvicorn_server.stop()
 
     try:
-        yield Stage(sock.getsockname()[1], upstream, front, sessions, observed, recorded, serving, stop)
+        yield Stage(sock.getsockname()[1], upstream, front, sessions, observed, recorded, serving, stop, keys)
     finally:
         stop()
         front.stop()
@@ -698,3 +703,41 @@ async def test_an_unanswered_message_gets_an_error_and_never_silence() -> None:
     async with stage(Silent()) as guard:
         status, _, body = await guard.call()
         assert (status, "error" in json.loads(body)) == (500, True)
+
+
+LISTEN = {
+    "jsonrpc": "2.0",
+    "id": 8,
+    "method": "subscriptions/listen",
+    "params": {"_meta": {VERSION_KEY: "2026-07-28", CAPABILITIES_KEY: {}}, "notifications": {}},
+}
+
+
+@pytest.mark.parametrize("how", ["GET", "subscriptions/listen"])
+async def test_an_event_stream_ends_with_the_key_it_was_opened_with_and_no_other_does(how: str) -> None:
+    async def respond(upstream: Upstream, _head: bytes, _body: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(b"9\r\n: alive\n\n\r\n")
+        await upstream.go_on.wait()
+
+    upstream = Upstream(respond)
+    async with stage(Permissive(), upstream) as guard:
+        streams = {}
+        for name in ("a", "b"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", guard.port)
+            if how == "GET":
+                writer.write(guard.request(b"", method="GET", key=f"KEY-{name}"))
+            else:
+                headers = ("MCP-Protocol-Version: 2026-07-28", "Mcp-Method: subscriptions/listen")
+                writer.write(guard.request(json.dumps(LISTEN).encode(), *headers, key=f"KEY-{name}"))
+            await reader.readuntil(b": alive\n\n\r\n")
+            streams[name] = reader, writer
+        await guard.front.recheck()
+        guard.keys.revoked.add("KEY-a")
+        await guard.front.recheck()
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await streams["a"][0].readexactly(1)
+        assert not streams["b"][0].at_eof()
+        upstream.go_on.set()
+        for _, writer in streams.values():
+            writer.close()

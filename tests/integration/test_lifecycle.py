@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from http.client import IncompleteRead
+
+import pytest
+
+from guard.identity.lifecycle import Lifecycle
 from guard.proxy import child, children, listener, stdio
-from tests.guards import PROMPT
+from tests.agents import Agent
+from tests.guards import PATIENCE, PROMPT
 from tests.world import World, all_gone, until
 
 CALL = ("wipe", {"disk": 1})
@@ -36,6 +42,23 @@ def test_a_guard_with_an_open_event_stream_ends_at_once_on_sigterm(world: World)
     with guard.event_stream():
         code, seconds = guard.terminate()
     assert (code, seconds < PROMPT) == (0, True), seconds
+
+
+def test_an_agent_whose_key_ran_out_while_it_was_idle_calls_nothing_more(world: World) -> None:
+    guard = world.run()
+    assert guard.call("note", {"n": 1}).ran
+    with world.desk() as services:
+        Lifecycle(services.store, services.ledger, services.clock).rotate_agent("robot", overlap=1.0)
+    assert guard.process.wait(PATIENCE) is not None
+
+
+def test_the_event_stream_of_a_revoked_agent_ends(world: World) -> None:
+    guard = world.serve()
+    with Agent(guard, world.key).hello().listen() as stream:
+        assert stream.readline() == b": open\n"
+        world.revoke_agent("robot")
+        with pytest.raises((ConnectionError, IncompleteRead)):  # and not that nothing came for long
+            stream.read()
 
 
 def test_a_guard_whose_console_is_waited_on_ends_at_once_on_sigterm(world: World) -> None:

@@ -453,6 +453,19 @@ async def test_notifications_of_the_tool_server_pass_byte_for_byte(journal: Path
         assert await agent.raw() == line.encode()
 
 
+@pytest.mark.parametrize("end", ["\r", "\u0085", "\u2028", "\u2029"], ids=ascii)
+async def test_no_line_reader_finds_a_second_message_in_what_a_tool_server_says(journal: Path, end: str) -> None:
+    answer = '{"jsonrpc":"2.0","id":"held","result":{}}'
+    inside = "[" + end + answer + end + "]" if end == "\r" else json.dumps(end + answer + end, ensure_ascii=False)
+    line = '{"jsonrpc":"2.0","method":"notifications/message","params":{"data":' + inside + "}}"
+    async with connected(config_for(journal), Gate(), journal) as agent:
+        await agent.call(1, "say", line=line)
+        raw = await agent.raw()
+    assert raw is not None
+    assert raw.decode().splitlines() == [raw.decode()]
+    assert json.loads(raw) == json.loads(line)
+
+
 async def test_a_large_result_passes_whole(journal: Path) -> None:
     async with connected(config_for(journal), Gate(), journal) as agent:
         for number in range(4):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guard.proxy.answers import Answer, Notice, Question, read
+from guard.proxy.answers import Answer, Notice, Question, read, unbroken
 from guard.proxy.exchange import Ending
 
 VALUES: st.SearchStrategy[object] = st.recursive(
@@ -71,3 +71,11 @@ def test_questions_notices_and_errors_are_told_apart() -> None:
     assert read(b'{"jsonrpc":"2.0","method":"notifications/progress","params":{}}') == Notice()
     error = read(b'{"jsonrpc":"2.0","id":3,"error":{"code":-32601,"message":""}}')
     assert error == Answer(3, Ending.UPSTREAM_ERROR, result=False)
+
+
+@given(IDS, st.text(st.sampled_from('a"\\\r\n\u0085\u2028\u2029\U0001f600')), st.sampled_from(["", "\r", " \r\t"]))
+def test_an_answer_without_line_breaks_says_the_same(message_id: str | int, said: str, space: str) -> None:
+    line = f'{{{space}"id":{json.dumps(message_id)},{space}"result":{json.dumps(said, ensure_ascii=False)}}}{space}'
+    whole = unbroken(line.encode()).decode()
+    assert whole.splitlines() == [whole]
+    assert json.loads(whole) == json.loads(line)

@@ -224,6 +224,33 @@ async def test_a_defect_after_the_call_was_sent_is_not_said_to_be_harmless(guard
     assert "perhaps executed" in (await guard.call("note", Caller(defect))).text
 
 
+async def test_an_agent_with_every_place_taken_can_still_cancel_but_not_call(guard: Guard) -> None:
+    guard.pipeline._places = 1
+    cancelled = Caller()
+
+    async def cancel() -> None:
+        message = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
+        arrival = Arrival(
+            message=decode(json.dumps(message).encode()),
+            era=Era.LEGACY,
+            principal=await guard.identifier.identify(guard.key),
+            source=Source(transport="http", address="192.0.2.7"),
+            server="desk",
+        )
+        await guard.pipeline.handle(arrival, cancelled)
+
+    class Slow(Caller):
+        async def forward(self, gauge: Gauge | None = None) -> Outcome:
+            await cancel()
+            self.other = await guard.call("note")
+            return await super().forward(gauge)
+
+    slow = Slow()
+    await guard.call("note", slow)
+    assert (slow.forwards, cancelled.forwards) == (1, 1)
+    assert Code.OVERLOADED.meaning in slow.other.text
+
+
 @pytest.mark.parametrize("ran", [broken, defect])
 async def test_a_forward_that_fails_has_one_outcome_on_record_and_it_is_unknown(
     guard: Guard, ran: Callable[[], Outcome]
