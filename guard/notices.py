@@ -25,7 +25,8 @@ class Notice:
     """What a channel may say about a challenge: no argument, no link but that of the challenge's page.
 
     `agent`, `server` and `tool` are made harmless (`guard.notify.words`); `groups` are asked to decide;
-    `at` and `expires` are Unix seconds; `words` are those of the person who broke glass.
+    `at` and `expires` are Unix seconds; `words` are those of the person who broke glass; `ran`: it is about what a call
+    brought back, and not about running it.
     """
 
     stage: Stage
@@ -42,6 +43,7 @@ class Notice:
     at: float
     expires: float
     words: str = ""
+    ran: bool = False
 
 
 class Notices(Protocol):

@@ -224,8 +224,8 @@ class Challenges(Protocol):
     def waiting(self, now: float) -> Mapping[str, int]:
         """How many challenges wait for people at `now`, by the group that is asked."""
 
-    def decided(self, principal: str, limit: int) -> Sequence[Challenge]:
-        """The challenges of a principal that are PENDING no longer, the newest `limit` of them, newest first."""
+    def decided(self, principal: str, limit: int, *, state: State | None = None) -> Sequence[Challenge]:
+        """The challenges of a principal in this state, or PENDING no longer: the newest `limit`, newest first."""
 
     def swap(self, old: Challenge, new: Challenge, *, durable: bool, spends: Mapping[str, int] = ...) -> bool:
         """One compare-and-swap on `old.version` and `old.state`; fsynced before it returns when `durable`.

@@ -102,8 +102,9 @@ class WorldStore:
             if row.expires > now and asks_people(row.requirement)
         )
 
-    def decided(self, principal: str, limit: int) -> Sequence[Challenge]:
-        return [row for row in reversed(self.find(principal=principal)) if row.state is not State.PENDING][:limit]
+    def decided(self, principal: str, limit: int, *, state: State | None = None) -> Sequence[Challenge]:
+        found = [row for row in reversed(self.find(principal=principal)) if row.state is not State.PENDING]
+        return [row for row in found if state in {None, row.state}][:limit]
 
     def swap(
         self, old: Challenge, new: Challenge, *, durable: bool, spends: Mapping[str, int] = MappingProxyType({})

@@ -16,6 +16,7 @@ from guard.model import Challenge, Json, ProofClass
 from guard.notices import Notice, Stage
 from guard.reasons import Code, Reason
 from guard.requirement import missing
+from guard.results import KIND
 
 TYPES: Final = {
     Stage.OPENED: "challenge.opened",
@@ -47,6 +48,7 @@ def notice(challenge: Challenge, stage: Stage, *, groups: Sequence[str], public_
         at=now,
         expires=challenge.expires,
         words=f"{emergency[0].subject}: {emergency[0].note}" if emergency and stage is Stage.BREAK_GLASS else "",
+        ran=challenge.kind == KIND,
     )
 
 
@@ -76,7 +78,8 @@ def plain(name: str) -> str:
 
 def title(one: Notice) -> str:
     """One line."""
-    what = f"{_apart(one.agent)} wants {_apart(one.tool)} on {_apart(one.server)} ({one.digest})"
+    tool = f"the result of {_apart(one.tool)}" if one.ran else _apart(one.tool)
+    what = f"{_apart(one.agent)} wants {tool} on {_apart(one.server)} ({one.digest})"
     match one.stage:
         case Stage.OPENED:
             return f"Guard: {what}"
@@ -92,14 +95,16 @@ def text(one: Notice) -> str:
     """The whole message as plain text."""
     if one.stage is Stage.TEST:
         return f"This is a test of a notification channel; nothing waits for you. {one.link}\n"
+    wants = "wants what came back from" if one.ran else "wants to run"
+    ran = "which ran, " if one.ran else ""
     lines = [
-        f"{_apart(one.agent)} wants to run {_apart(one.tool)} on {_apart(one.server)}, tagged {one.sensitivity}.",
+        f"{_apart(one.agent)} {wants} {_apart(one.tool)} on {_apart(one.server)}, {ran}tagged {one.sensitivity}.",
         f"Digest: {one.digest}",
         *(f"Because {sentence}." for sentence in sentences(one.reasons)),
     ]
     if one.stage is Stage.BREAK_GLASS:
         lines += [
-            f"It may run without the proofs it needs, on the word of {one.words}",
+            f"It may {'go out' if one.ran else 'run'} without the proofs it needs, on the word of {one.words}",
             "Another person must review it.",
         ]
     else:

@@ -16,8 +16,9 @@ from typing import Final
 import anyio.to_thread
 
 from guard.errors import ChallengeError
-from guard.model import Challenge, State
+from guard.model import Challenge, ProofClass, State
 from guard.ports import Clock, Ledger, Store
+from guard.quorum import AHEAD
 from guard.reasons import Code
 from guard.requirement import asks_people, satisfied
 
@@ -25,6 +26,11 @@ LONGEST: Final = 3600.0
 """Seconds an agent waits at most."""
 
 _REMEMBERED: Final = 32
+_MOST_REMEMBERED: Final = 2048
+"""Challenges of an agent that are looked at, at most, for the last yes."""
+_REFUSED: Final = 64
+"""Denied ones and expired ones that are looked at, each, at least, to see whether an agent has to wait at all."""
+
 _UNANSWERED: Final = frozenset({State.DENIED, State.EXPIRED})
 _NEITHER: Final = frozenset({State.CANCELLED, State.STALE, State.REVOKED})
 _MINUTE: Final = 60
@@ -47,19 +53,31 @@ class Bounds:
 
 
 def refused_in_a_row(decided: Iterable[Challenge]) -> tuple[int, float]:
-    """How many of an agent's challenges ended without a yes since the last one that had it, and when the last ended.
-
-    What a machine alone could have answered says nothing about people and is left out, as is what was
-    closed because something else changed.
-    """
+    """How many of an agent's challenges ended without a yes since the last one that had it, and when the last ended."""
     count, last = 0, 0.0
     for one in sorted(decided, key=lambda challenge: challenge.decided, reverse=True):
-        if one.state in _NEITHER or not asks_people(one.requirement):
-            continue
-        if one.state not in _UNANSWERED or satisfied(one.requirement, one.proofs, one.decided):
+        yes = _said(one)
+        if yes:
             break
-        count, last = count + 1, max(last, one.decided)
+        if yes is False:
+            count, last = count + 1, max(last, one.decided)
     return count, last
+
+
+def _said(one: Challenge) -> bool | None:
+    """Whether people said yes, or no or nothing (False).
+
+    None where it says nothing about them: what was closed because something else changed, and what a machine could
+    answer, or answered alone, or somebody ahead of the call.
+    """
+    if one.state in _NEITHER or not asks_people(one.requirement):
+        return None
+    if one.state in _UNANSWERED and not satisfied(one.requirement, one.proofs, one.decided):
+        return False
+    looked = [
+        proof for proof in one.proofs if proof.proof_class is not ProofClass.POSSESSION and proof.kind not in AHEAD
+    ]
+    return True if looked or not one.proofs else None
 
 
 def wait_after(count: int, bounds: Bounds) -> float:
@@ -132,10 +150,24 @@ class Limits:
             raise ChallengeError(reason=Code.TOO_MANY_PENDING)
         if not asks_people(challenge.requirement):
             return
-        self._check_wait(challenges.decided(principal, _REMEMBERED), now)
+        self._check_wait(self._decided(principal, now), now)
         waiting, group = challenges.waiting(now), challenge.requirement.approvers
         if waiting and least_busy(waiting, self._people(), group) >= self._bounds.per_approver:
             raise ChallengeError(reason=Code.APPROVERS_BUSY)
+
+    def _decided(self, principal: str, now: float) -> Sequence[Challenge]:
+        """The newest ended challenges of an agent, as far back as the last yes; none where it need not wait anyway."""
+        found, least = self._store.challenges.decided, self._bounds.back_off_after
+        unanswered = [found(principal, max(_REFUSED, least), state=state) for state in sorted(_UNANSWERED)]
+        refused = [one.decided for several in unanswered for one in several if _said(one) is False]
+        if len(refused) < least or max(refused) + LONGEST <= now:
+            return ()
+        limit = _REMEMBERED
+        while True:
+            decided = found(principal, limit)
+            if len(decided) < limit or limit >= _MOST_REMEMBERED or any(map(_said, decided)):
+                return decided
+            limit *= 4
 
     def _check_wait(self, decided: Sequence[Challenge], now: float) -> None:
         count, last = refused_in_a_row(decided)

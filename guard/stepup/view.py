@@ -22,6 +22,8 @@ from guard.wire.canonical import digest
 
 WIDTH: Final = 100
 _LABEL: Final = 11
+_DEEPEST: Final = 20
+"""Levels that are indented; what lies deeper must not be pushed out of sight, or over the edge of a terminal."""
 _WRAPPED: Final = "↳ "
 _PIECE: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}:,]|[^][{}:,"]+|.', re.DOTALL)
 """A string, a structural character, or a number or word of a JSON text without blanks."""
@@ -143,18 +145,19 @@ def pretty(canonical: str) -> Iterator[str]:
     """The lines of an RFC 8785 text, indented; every character of it appears once, in order and unchanged.
 
     Works on the text, so numbers and escapes stay spelled as they were approved and as they are forwarded.
+    Brackets alone tell the levels beyond `_DEEPEST`.
     """
     depth, parts, before = 1, list[str](), ""
     for piece in _PIECE.findall(canonical):
         closes = piece in {"]", "}"}
         if (before in {"[", "{"} and not closes) or before == ",":
-            yield "  " * depth + "".join(parts)
+            yield "  " * min(depth, _DEEPEST) + "".join(parts)
             parts.clear()
             depth += before != ","
         elif closes and before not in {"[", "{"}:
-            yield "  " * depth + "".join(parts)
+            yield "  " * min(depth, _DEEPEST) + "".join(parts)
             parts.clear()
             depth -= 1
         parts.append(": " if piece == ":" else piece)
         before = piece
-    yield "  " * depth + "".join(parts)
+    yield "  " * min(depth, _DEEPEST) + "".join(parts)

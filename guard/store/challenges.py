@@ -61,6 +61,11 @@ _DECIDED: Final = (
     .order_by(table.c.seq.desc())
     .limit(bindparam("limit"))
 )
+_DECIDED_AS: Final = (
+    ALL.where(table.c.principal == bindparam("wanted"), table.c.state == bindparam("state"))
+    .order_by(table.c.seq.desc())
+    .limit(bindparam("limit"))
+)
 _STATES: Final = select(table.c.id, table.c.state, table.c.version).where(
     table.c.id.in_(bindparam("wanted", expanding=True))
 )
@@ -207,14 +212,17 @@ class SqlChallenges:
         with self._database.read() as connection:
             return {asked: int(count) for asked, count in connection.execute(_WAITING, {"now": now})}
 
-    def decided(self, principal: str, limit: int) -> Sequence[Challenge]:
-        """The newest `limit` challenges of a principal that are PENDING no longer, newest first.
+    def decided(self, principal: str, limit: int, *, state: State | None = None) -> Sequence[Challenge]:
+        """The newest `limit` challenges of a principal in this state, or PENDING no longer, newest first.
 
         Raises:
             StoreUnavailableError: the database cannot serve, or one of the challenges cannot be read.
         """
+        query, values = _DECIDED, {"wanted": principal, "limit": limit}
+        if state is not None:
+            query, values = _DECIDED_AS, {**values, "state": state.value}
         with self._database.read() as connection:
-            found = connection.execute(_DECIDED, {"wanted": principal, "limit": limit}).mappings().all()
+            found = connection.execute(query, values).mappings().all()
         return tuple(self.read(row) for row in found)
 
     def swap(

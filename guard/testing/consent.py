@@ -108,6 +108,8 @@ class ConsentContract:
         assert [one.id for one in found] == [example_challenge(2).id, example_challenge(1).id]
         assert [one.id for one in store.challenges.decided("deployer", 1)] == [example_challenge(2).id]
         assert not store.challenges.decided("somebody", 10)
+        assert store.challenges.decided("deployer", 10, state=State.SATISFIED) == found
+        assert not store.challenges.decided("deployer", 10, state=State.DENIED)
 
     def test_a_notice_is_due_until_it_was_told(self, store: Store) -> None:
         """Each stage for itself; a claim keeps others away for a while only."""

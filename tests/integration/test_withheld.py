@@ -17,6 +17,7 @@ from guard.wire.message import Request
 from tests.guards import Serving
 from tests.integration.test_http_front import CALL, RESULT, Permissive, Upstream, stage
 from tests.integration.test_unfinished_streams import ANSWER, PROGRESS, messages, streamed
+from tests.visitors import Client, add_person
 from tests.world import World
 
 POLICY = """\
@@ -51,6 +52,8 @@ def test_a_withheld_result_survives_a_crash_and_its_call_runs_once(tmp_path: Pat
         guard.kill()
         guard = world.start(front)
         assert guard.call("big", MUCH).text.startswith("WITHHELD: big on")
+        if isinstance(guard, Serving):
+            _the_console_says_that_it_ran(world, guard, first.challenge)
         world.approve(first.challenge, via=guard)
         again = guard.call("big", MUCH)
         assert (again.text, world.runs("big", MUCH)) == ("x" * 2000, 1)
@@ -62,6 +65,15 @@ def test_a_withheld_result_survives_a_crash_and_its_call_runs_once(tmp_path: Pat
             _why_tells_it(world, first.challenge)
         world.settle()
         world.check()
+
+
+def _the_console_says_that_it_ran(world: World, guard: Serving, challenge: str) -> None:
+    client, phone = Client(guard), add_person(world, "pat")
+    assert client.log_in("pat", phone.now()).status == 201
+    page = client("GET", f"/challenges/{challenge}").text
+    assert "wants what came back from big</h1>" in page
+    assert "to run" not in page
+    assert "result of big" in client("GET", "/").text
 
 
 def _a_hosted_one_is_withheld_as_well(world: World, guard: Serving) -> None:

@@ -76,6 +76,14 @@ def test_a_notice_holds_tool_server_agent_digest_and_sentences_and_no_argument(s
     assert "the owner tagged this as sensitive" in words.text(notice())
 
 
+@pytest.mark.parametrize("stage", [Stage.OPENED, Stage.ESCALATED, Stage.BREAK_GLASS])
+def test_a_notice_about_a_withheld_result_does_not_speak_of_running(stage: Stage) -> None:
+    one = notice(stage, kind="result")
+    assert "deployer wants what came back from refund on payments, which ran, tagged sensitive." in words.text(one)
+    assert "deployer wants the result of refund on payments" in words.title(one)
+    assert " run" not in words.text(one)
+
+
 def test_the_only_link_is_the_challenges_page_and_carries_its_id_alone() -> None:
     one = notice()
     links = [word for word in words.text(one).split() if "://" in word]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guard.errors import ChallengeError
-from guard.model import Challenge, Demand, Deny, State
+from guard.model import Challenge, Demand, Deny, Proof, ProofClass, State
 from guard.ports import Approver
 from guard.proxy.pause import refused_text
 from guard.reasons import Code, Reason
@@ -115,10 +115,10 @@ class Place:
             await self.ask(number, *demands, **changes)
         return error.value
 
-    async def answer(self, number: int, state: State) -> None:
+    async def answer(self, number: int, state: State, *demands: Demand, proofs: tuple[Proof, ...] = ()) -> None:
         self.clock.wall += 1
-        pending = await self.ask(number)
-        ended = replace(pending, state=state, arguments="", version=1, decided=self.clock.wall)
+        pending = await self.ask(number, *demands)
+        ended = replace(pending, state=state, arguments="", version=1, decided=self.clock.wall, proofs=proofs)
         assert self.store.swap(pending, ended, durable=False)
 
 
@@ -139,6 +139,51 @@ async def test_an_agent_that_is_refused_again_and_again_waits_longer_each_time_a
     place.clock.wall += 60
     await place.answer(6, State.COMPLETED)
     await place.ask(7)
+
+
+def proof(proof_class: ProofClass, kind: str) -> Proof:
+    return Proof(proof_class=proof_class, kind=kind, factor="f", subject="somebody", at=nouns.NOW, attestation=1)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("answered", "waits"),
+    [
+        (proof(ProofClass.POSSESSION, "signature"), True),
+        (proof(ProofClass.CONSENT, "intent"), True),
+        (proof(ProofClass.CONSENT, "given"), True),
+        (proof(ProofClass.CONSENT, "totp"), False),
+        (proof(ProofClass.EMERGENCY, "break_glass"), False),
+    ],
+)
+async def test_only_the_yes_of_somebody_who_looked_ends_a_row_of_refusals(answered: Proof, waits: bool) -> None:
+    place = Place(back_off_after=2)
+    await place.answer(0, State.DENIED)
+    await place.answer(1, State.COMPLETED, Demand.STEP_UP, proofs=(answered,))
+    await place.answer(2, State.DENIED)
+    if waits:
+        assert (await place.refused(3)).reason is Code.BACKING_OFF
+    else:
+        await place.ask(3)
+
+
+@pytest.mark.anyio
+async def test_refusals_do_not_hide_behind_calls_that_nobody_was_asked_about() -> None:
+    place = Place(back_off_after=3)
+    for number in range(2):
+        await place.answer(number, State.DENIED)
+    for number in range(2, 42):
+        await place.answer(number, State.COMPLETED, Demand.POSSESSION)
+    await place.answer(42, State.DENIED)
+    assert (await place.refused(43)).reason is Code.BACKING_OFF
+
+
+@pytest.mark.anyio
+async def test_a_wait_may_begin_after_as_many_refusals_as_the_settings_allow() -> None:
+    place = Place(back_off_after=100)
+    for number in range(100):
+        await place.answer(number, State.DENIED)
+    assert (await place.refused(100)).reason is Code.BACKING_OFF
 
 
 @pytest.mark.anyio

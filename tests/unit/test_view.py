@@ -157,6 +157,17 @@ def test_the_pretty_form_is_the_same_json_with_every_character_of_it(value: obje
     assert unquoted.replace('": ', '":') == text.replace('": ', '":')
 
 
+def test_nothing_is_nested_so_deeply_that_it_leaves_the_page() -> None:
+    deep: object = {"given      consent by ann": "x" * 200}
+    for _ in range(60):
+        deep = [deep]
+    text = render(nouns.challenge(Demand.CONSENT, arguments=canonical({"a": deep})), width=80).text
+    assert max(map(len, text.splitlines())) <= 80
+    assert not any(line.startswith("given ") for line in text.splitlines())
+    assert text.count("[") == text.count("]") == 60
+    assert text.count("x") >= 200
+
+
 @given(st.dictionaries(st.text(max_size=8), st.text(alphabet=st.characters(codec="ascii"), max_size=400), max_size=3))
 def test_wrapping_drops_nothing(arguments: dict[str, str]) -> None:
     challenge = nouns.challenge(Demand.CONSENT, arguments=canonical(arguments))
