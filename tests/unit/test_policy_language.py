@@ -486,6 +486,7 @@ STAGING = "environment: {from: args.x, names: {staging: v}}\n"
         ("limits: {calls: 3}", "per is missing"),
         ("limits: {calls: -1, per: 1h}", "calls is a whole number"),
         ("limits: {calls: 3, per: hourly}", "per is a number and a unit"),
+        ("limits: {calls: 3, per: 1h, require: []}", "limits nothing"),
         ("windows: {w: {zone: UTC, recurs: 'FREQ=MONTHLY'}}", "say on which days"),
     ],
 )
