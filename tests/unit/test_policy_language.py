@@ -360,6 +360,11 @@ tools:
     [
         ("execute", {}),
         ("execute", {"name": ["wipe"]}),
+        ("execute", {"name": "wipe "}),
+        ("execute", {"name": "wipe\n"}),
+        ("execute", {"name": "w\u0131pe"}),
+        ("execute", {"name": "*"}),
+        ("far", {"name": "look", "server": " vault"}),
         ("execute", {"name": "look", "input": {"arguments": "{"}}),
         ("execute", {"name": "look", "input": {"arguments": '{"a":1,"a":2}'}}),
         ("execute", {"name": "look", "input": {"arguments": None}}),
