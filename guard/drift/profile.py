@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from guard.drift.calibrate import Thresholds
 from guard.drift.reference import Reference
+from guard.drift.usual import limit
 from guard.drift.values import Value
 
 NETWORKS: Final = 16
@@ -483,7 +484,7 @@ class Profile:
             mine.calls, mine.bytes = mine.calls + theirs.calls, mine.bytes + theirs.bytes
             mine.allowance = {kind: max(mine.allowance[kind], theirs.allowance[kind]) for kind in mine.allowance}
         elif mine.day == NEVER or theirs.day > mine.day:
-            self._close_day(lambda _: None)
+            self._close_day(lambda kind: limit(self.daily[kind]))
             self.today = Today(theirs.day, theirs.calls, theirs.bytes)
             self.today.allowance = dict(theirs.allowance)
 

@@ -18,7 +18,9 @@ from string import ascii_uppercase, digits
 from typing import Final, NamedTuple
 
 from guard.drift.effect import destination
+from guard.errors import WireError
 from guard.model import Json
+from guard.wire.strict import read
 
 SHORT: Final = 64
 """Characters of a value that is compared whole; of longer text only the entities count."""
@@ -70,6 +72,7 @@ _NAME: Final = re.compile(r"[\w.+-]{1,64}")
 _DOMAIN: Final = re.compile(r"[\w-]{1,64}(?:\.[\w-]{1,32})+")
 _ADDRESS: Final = re.compile(r"[^\s@,;:/?#\\<>()'\"]+(@[^\s@,;:/?#\\<>()'\"]+)")
 """One address and nothing else: several share no domain, and evil.example/x@corp.example is a page."""
+_JSON: Final = re.compile(r"\s*[\[{]")
 _HOST_ENDS: Final = re.compile(r"[/?#\\]")
 _SIGNS: Final = (("://", _URL), ("www.", _WWW))
 _TRIED: Final = 64
@@ -122,11 +125,16 @@ def parent(text: str) -> str:
 
 
 def leaves(arguments: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
-    """(path, text) of every leaf in order; lists share the path of their members. No recursion, no bound."""
+    """(path, text) of every leaf in order; lists share the path of their members. No recursion, no bound.
+
+    The JSON text of an object or a list is taken for what it says, as tools that are given one take it.
+    """
     todo: list[tuple[str, Json]] = [("." + key[:NAME], value) for key, value in arguments.items()]
     todo.reverse()
     while todo:
         path, value = todo.pop()
+        if isinstance(value, str) and _JSON.match(value):
+            value = _told(value)
         if isinstance(value, str):
             if value:
                 yield path, value
@@ -136,6 +144,14 @@ def leaves(arguments: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
             todo += [(path, member) for member in reversed(value)]
         elif value is not None:
             yield path, str(value)
+
+
+def _told(text: str) -> Json:
+    """What a JSON text says; the text itself where it is none, or could be read in two ways."""
+    try:
+        return read(text.encode())
+    except (WireError, UnicodeEncodeError):
+        return text
 
 
 def values(arguments: Mapping[str, Json], hasher: Hasher) -> tuple[Value, ...]:

@@ -7,32 +7,18 @@ not weighed by what a tool can do: a thousand harmless reads are an export, too.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Final
 
 from guard.drift.profile import DAY, Profile
 from guard.drift.profiles import Profiles
+from guard.drift.usual import DAYS, limit
 from guard.model import Band, Call, Doubt, Finding, ProofClass
 from guard.reasons import Code, Reason
 
 SIGNAL: Final = "volume"
-DAYS: Final = 7.0
-"""Days (decayed) that must be known before one is too much."""
-SPREADS: Final = 3.0
-SPREAD: Final = 0.35
-"""The least spread in nats: a very regular agent may do three times its usual before it is unusual."""
 ALARMING: Final = math.log(5.0)
 """Nats beyond unusual that are alarming: five times as much again."""
 _KINDS: Final = (("calls", Code.MANY_CALLS, "calls"), ("bytes", Code.MUCH_DATA, "bytes of results"))
-
-
-def limit(stats: Sequence[float]) -> float | None:
-    """The logarithm of what a day may have at most, from (days, sum, sum of squares) of logarithms; None: too few."""
-    days, total, squares = stats
-    if not days >= DAYS:
-        return None
-    mean = total / days
-    return mean + SPREADS * max(math.sqrt(max(squares / days - mean * mean, 0.0)), SPREAD)
 
 
 def _ceiling(profile: Profile) -> tuple[float, float]:

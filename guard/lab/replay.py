@@ -105,7 +105,7 @@ class Judge:
         place = (one.call.server, one.call.kind, one.call.name)
         if place not in self._said:
             policy = self._policies.policies.get(one.call.server)
-            self._said[place] = None if policy is None else _said(policy, *place[1:])
+            self._said[place] = None if policy is None else _said(policy, *place[1:], self._policies.revision)
         return self._said[place]
 
     def _verdicts(self, entries: Sequence[Entry], one: Recorded) -> tuple[Verdict, ...]:
@@ -186,7 +186,7 @@ def _grouped(callers: Sequence[tuple[str, Callers]], principal: Principal) -> tu
     return tuple((where, frozenset({"principal.groups"})) for where, _ in refusing)
 
 
-def _said(policy: Policy, kind: str, name: str) -> Hashable:
+def _said(policy: Policy, kind: str, name: str, revision: str) -> Hashable:
     entries = find(policy.entries.get(kind, ()), name)
     said = tuple(
         (
@@ -204,7 +204,8 @@ def _said(policy: Policy, kind: str, name: str) -> Hashable:
         )
         for one in entries or (policy.default,)
     )
-    return bool(entries), policy.match, policy.authors, policy.callers, repr(policy.declared), said
+    inside = revision if any(one.runs for one in entries) else ""  # then all that any file says may count
+    return bool(entries), policy.match, policy.authors, policy.callers, repr(policy.declared), said, inside
 
 
 def _rule(rule: Rule) -> Hashable:

@@ -1,7 +1,7 @@
 """What the owner's tags say about one call. Pure; the time is passed in.
 
 The entry that names the call decides: an exact name before globs, among globs the most specific one (more
-literal characters, then fewer stars), and globs that tie are joined. Then its rules, in order:
+literal characters, then fewer stars), and globs that tie are joined, each asking its own people. Then its rules:
 
 * `require` and `effects` of every rule that holds join, so adding them can only raise what is required;
 * the first rule that holds and names a sensitivity says it (`match: strictest`: the highest of them);
@@ -201,7 +201,7 @@ def _by_tags(policies: PolicySet, call: Call, now: float, *, depth: int, budget:
     if found is None:
         settings, locate = policies.settings, policies.locate
         said = [_ruled(policy, one, Asked(call, now, settings, one.entry.origin, locate)) for one in named.entries]
-        found = said[0] if len(said) == 1 else reduce(_join, said)
+        found = said[0] if len(said) == 1 else reduce(_tie, said)
     for callers, where in named.callers:
         if not callers.admit(call.principal):
             refusal = Reason(Code.NOT_ALLOWED, policy.owner, callers.reason or f"callers of {where}")
@@ -239,17 +239,28 @@ def _with_inner(
 
 def _nest(outer: Classification, inner: Classification) -> Classification:
     """Join an inner call; each is counted, and the people of both are asked where they are of different groups."""
-    if outer.approvers != inner.approvers and _needs_people(outer) and _needs_people(inner):
-        outer_asked, inner_asked = _of_their_group(outer), _of_their_group(inner)
-    elif outer.approvers != inner.approvers and (outer.demands | inner.demands) & _PEOPLE:
-        outer_asked = _of_their_group(outer) if outer.demands & _PEOPLE else outer
-        inner_asked = _of_their_group(inner) if inner.demands & _PEOPLE else inner
-    else:
-        outer_asked, inner_asked = outer, inner
+    outer_asked, inner_asked = _asked(outer, inner)
     return replace(
         _join(inner_asked, outer_asked),
         limits=outer.limits + inner.limits,
         reasons=(*outer.reasons, *inner.reasons),
+    )
+
+
+def _tie(one: Classification, other: Classification) -> Classification:
+    """Join what two entries say of one call; the people of both are asked where they are of different groups."""
+    return _join(*_asked(one, other))
+
+
+def _asked(one: Classification, other: Classification) -> tuple[Classification, Classification]:
+    """Both, each with the consent it wants asked of its own group where the other has a different one."""
+    if one.approvers == other.approvers:
+        return one, other
+    if _needs_people(one) and _needs_people(other):
+        return _of_their_group(one), _of_their_group(other)
+    return (
+        _of_their_group(one) if one.demands & _PEOPLE else one,
+        _of_their_group(other) if other.demands & _PEOPLE else other,
     )
 
 
@@ -275,7 +286,7 @@ def _of_their_group(tags: Classification) -> Classification:
 def _settled(policy: Policy, entries: tuple[Entry, ...], revision: str) -> Classification:
     """What entries without rules say, whatever the arguments."""
     if entries:
-        return reduce(_join, (_tagged(policy, entry, revision) for entry in entries))
+        return reduce(_tie, (_tagged(policy, entry, revision) for entry in entries))
     found = _tagged(policy, policy.default, revision)
     return replace(found, tagged=False, reasons=(Reason(Code.UNTAGGED, policy.owner),))
 

@@ -9,6 +9,7 @@ from typing import Final
 from guard.errors import WireError
 from guard.model import Call, Json
 from guard.policy.document import Runs
+from guard.policy.patterns import is_glob, mistake
 from guard.wire.strict import read
 
 MAX_CALLS: Final = 64
@@ -46,6 +47,8 @@ def _inner(runs: Runs, call: Call, told: Json, budget: Budget) -> Call | None:
     arguments = _arguments(_at(told, runs.arguments), budget, there=there) if runs.arguments else {}
     if not isinstance(name, str) or not isinstance(server, str) or arguments is None:
         return None
+    if any(is_glob(one, "tool") or mistake(one, "tool") for one in (name, server)):
+        return None  # no file can name it, and whoever looks past a blank or a sign may run one that is named
     return replace(call, server=server, kind="tool", name=name, arguments=arguments)
 
 

@@ -76,7 +76,7 @@ class _Reading:
     def name(self, node: Node, what: str, form: re.Pattern[str]) -> str:
         """A text of a given form."""
         text = self.text(node, what)
-        if text and not form.fullmatch(text):
+        if isinstance(node, Scalar) and node.value == text and not form.fullmatch(text):
             self.note(node.place, f"{what} is made of letters, digits, dots, dashes and underscores, at most 64")
         return text
 

@@ -192,6 +192,8 @@ def _limit(reader: Reader, node: Node, name: str) -> Limit:
     if isinstance(node, Table) and len(named) != 1:
         reader.note(node.place, "a limit counts one of calls, bytes and rows; write two limits as a list")
     measure = named[0] if named else Measure.CALLS
+    if "require" in members and members["require"][1] == Items(members["require"][1].place, ()):
+        reader.note(members["require"][1].place, "a limit that requires nothing limits nothing; leave require out")
     wanted = require(reader, members["require"][1]) if "require" in members else None
     return Limit(
         name=name,

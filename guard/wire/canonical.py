@@ -163,13 +163,14 @@ def canonical_uri(uri: str) -> str:
     Raises:
         WireError: two readers may disagree about it (AMBIGUOUS): no scheme, white space or control characters,
             a backslash, a malformed escape, an escaped slash, backslash, control character or escape sign,
-            or dot segments that climb above the root. Or it is longer than 8,192 characters (TOO_LARGE).
+            or dot segments that climb above the root. Or it is longer than 8,192 characters, escapes included
+            (TOO_LARGE).
     """
-    if len(uri) > _MAX_URI:
+    if len(uri) > _MAX_URI or len(escaped := _UNSAFE.sub(_escaped, uri)) > _MAX_URI:  # patterns look at no more
         raise WireError(f"a URI is longer than {_MAX_URI} characters", reason=Code.TOO_LARGE, rpc_code=-32602)
     if _HIDDEN.search(uri):
         raise _ambiguous("holds white space, a control character or a backslash")
-    found = _URI.fullmatch(_UNSAFE.sub(_escaped, uri))
+    found = _URI.fullmatch(escaped)
     if found is None:
         raise _ambiguous("has no scheme")
     scheme, authority, path, rest = found[1], found[2], found[3], found[4]

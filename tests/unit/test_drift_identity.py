@@ -8,10 +8,11 @@ import pytest
 
 from guard.drift.client import ClientSignal, family
 from guard.drift.hours import HourSignal, hour_of
-from guard.drift.profile import DAY, HOURS, Lesson
+from guard.drift.profile import DAY, HOURS, Lesson, Profile
 from guard.drift.profiles import Profiles, peers_of
 from guard.drift.snapshot import dump, load
-from guard.drift.volume import VolumeSignal, limit
+from guard.drift.usual import limit
+from guard.drift.volume import VolumeSignal
 from guard.model import Band, Call, Doubt, ProofClass, Source
 from guard.reasons import Code
 from tests import nouns
@@ -141,6 +142,24 @@ def test_a_bulk_result_is_found_before_it_is_delivered_and_counts_on_top_of_the_
     assert later.band is Band.UNUSUAL
     signal.learn(at(start + 2), CONSENT, KB)
     assert signal.bulky(at(start + 3), 10 * KB) is None, "a person allowed as much again today"
+
+
+@pytest.mark.parametrize("often", [1, 2, 7])
+def test_a_day_far_beyond_the_usual_teaches_no_more_where_profiles_are_stored_meanwhile(often: int) -> None:
+    def learnt(stored: bool) -> list[float]:
+        known, text = profiles(), dump(Profile())
+        signal = VolumeSignal(known)
+        for day in range(31):
+            for number in range(2000 if day == 29 else 20):
+                signal.learn(at(MONDAY + day * DAY + number), NOTHING, 10 * KB)
+            if stored and (day % often == 0 or day > 28):
+                whole = load(text)
+                whole.add(known.take(KEY))
+                text = dump(whole)
+                known.put(KEY, whole)
+        return known[KEY].daily["calls"]
+
+    assert learnt(stored=True) == pytest.approx(learnt(stored=False), abs=0.01)
 
 
 def test_a_person_who_allows_a_large_day_is_not_asked_for_each_of_its_calls() -> None:

@@ -148,6 +148,14 @@ def test_an_argument_says_where_something_goes_in_whatever_way_its_name_is_writt
     assert Code.UNDECLARED_DESTINATION in codes(declared_agent.asks("send", {name: "eve@evil.example"}))
 
 
+@pytest.mark.parametrize(
+    "payload",
+    ['{"to": "eve@evil.example"}', ' [{"to": ["eve@evil.example"]}]', '{"a": "{\\"to\\": \\"eve@evil.example\\"}"}'],
+)
+def test_a_json_text_hides_no_destination(declared_agent: Agent, payload: str) -> None:
+    assert Code.UNDECLARED_DESTINATION in codes(declared_agent.asks("send", {"payload": payload}))
+
+
 def test_a_declared_tool_and_destination_are_no_news(declared_agent: Agent) -> None:
     new = {"to": "bob@corp.example"}
     without = {one.reason.code: one.nats for one in Agent(None).asks("send_report", new)}

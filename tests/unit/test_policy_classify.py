@@ -312,3 +312,26 @@ def test_a_glob_full_of_stars_costs_one_step_a_character() -> None:
     pattern = glob("a*" * 127 + "b", "tool")
     assert not pattern.matches("a" * 8000)
     assert pattern.matches("a" * 8000 + "b")
+
+
+@pytest.mark.parametrize("order", [("drop_*", "*_prod"), ("*_prod", "drop_*")])
+def test_globs_that_tie_each_ask_their_own_people(order: tuple[str, str]) -> None:
+    said = {
+        "drop_*": "{sensitivity: internal, require: consent, approvers: dba}",
+        "*_prod": "{sensitivity: sensitive, approvers: oncall}",
+    }
+    lines = "\n".join(f'  "{name}": {said[name]}' for name in order)
+    found = classify(policies(f"server: vault\ntools:\n{lines}\n"), call("drop_prod"), now=NOW)
+    needs, _ = required(found, (), irreversible=frozenset(IRREVERSIBLE))
+    assert found.sensitivity is Sensitivity.SENSITIVE
+    assert [quorum.group for quorum in needs.quorums] == ["dba"]
+
+
+def test_globs_that_tie_ask_both_groups_where_both_want_people() -> None:
+    text = """server: vault
+tools:
+  "drop_*": {sensitivity: critical, effects: destroy, approvers: dba, rules: [{when: args.all, require: two_people}]}
+  "*_prod": {sensitivity: critical, effects: destroy, approvers: oncall}
+"""
+    found = classify(policies(text), call("drop_prod", {"all": True}), now=NOW)
+    assert {(quorum.group, quorum.people) for quorum in found.quorums} == {("dba", 2), ("oncall", 1)}

@@ -134,6 +134,8 @@ def test_a_scalar_that_readers_disagree_on_must_be_quoted(scalar: str) -> None:
         ("server: vault\nwindows: {w: {zone: UTC, hours: 8-18}}\n", "2:33", "hours are written like"),
         ('server: vault\nwindows: {w: {zone: UTC, dates: "2026-02-30"}}\n', "2:33", "dates are written like"),
         ("server: a b\n", "1:9", "letters, digits"),
+        ('server: ""\n', "1:9", "letters, digits"),
+        ('server: vault\napprovers: ""\n', "2:12", "letters, digits"),
     ],
 )  # fmt: skip
 def test_a_mistake_says_where_it_is_and_what_to_write(text: str, place: str, says: str) -> None:

@@ -360,6 +360,11 @@ tools:
     [
         ("execute", {}),
         ("execute", {"name": ["wipe"]}),
+        ("execute", {"name": "wipe "}),
+        ("execute", {"name": "wipe\n"}),
+        ("execute", {"name": "w\u0131pe"}),
+        ("execute", {"name": "*"}),
+        ("far", {"name": "look", "server": " vault"}),
         ("execute", {"name": "look", "input": {"arguments": "{"}}),
         ("execute", {"name": "look", "input": {"arguments": '{"a":1,"a":2}'}}),
         ("execute", {"name": "look", "input": {"arguments": None}}),
@@ -486,6 +491,7 @@ STAGING = "environment: {from: args.x, names: {staging: v}}\n"
         ("limits: {calls: 3}", "per is missing"),
         ("limits: {calls: -1, per: 1h}", "calls is a whole number"),
         ("limits: {calls: 3, per: hourly}", "per is a number and a unit"),
+        ("limits: {calls: 3, per: 1h, require: []}", "limits nothing"),
         ("windows: {w: {zone: UTC, recurs: 'FREQ=MONTHLY'}}", "say on which days"),
     ],
 )

@@ -325,6 +325,19 @@ def test_lines_that_are_no_records_are_counted_and_names_draw_nothing(site: Site
     assert "\x1b" not in site.run("replay", "--ledger", str(file), "--markdown").stdout
 
 
+def test_another_tag_of_an_inner_tool_is_news_about_the_tool_that_runs_it() -> None:
+    def judge(level: str) -> Judge:
+        text = f"server: payments\ntools:\n  run: {{runs: {{tool: args.name}}}}\n  wipe: {{sensitivity: {level}}}\n"
+        found, mistakes = read_policy(text.encode(), "payments.yaml")
+        assert found is not None, mistakes
+        return Judge(PolicySet({"payments": found}, level), IRREVERSIBLE)
+
+    one = replace(_recorded(call("run", {"name": "wipe"}), frozenset()), revision="internal")
+    before = judge("internal")
+    assert not before.judge(one).uncertain
+    assert judge("critical").after(before)(one).uncertain
+
+
 PARTS = ['args.a == "x"', "args.n > 2", "has(args.b)", 'args.a in ["x", "y"]', "args.n != 3", 'args.b.startsWith("q")']
 CONDITIONS = st.recursive(
     st.sampled_from(PARTS),

@@ -187,7 +187,8 @@ def test_escaping_an_unreserved_character_changes_nothing(path: str, at: int) ->
     assert outcomes[0] == outcomes[1]
 
 
-def test_a_uri_is_bounded() -> None:
+@pytest.mark.parametrize("padding", ["a" * 8192, "é" * 1400])
+def test_a_uri_is_bounded_as_patterns_see_it(padding: str) -> None:
     with pytest.raises(WireError) as caught:
-        canonical_uri("x:" + "a" * 8192)
+        canonical_uri("x:" + padding)
     assert caught.value.reason is Code.TOO_LARGE
