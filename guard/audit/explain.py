@@ -61,7 +61,7 @@ def explain(state: Path, id: str) -> Story:  # noqa: A002 - the user's word
 
     Raises:
         NotFoundError: no record names it.
-        OSError: a file cannot be read.
+        LedgerUnavailableError: a file cannot be read.
     """
     entries = intents.gather(state, id) if id.startswith("i_") else _gather(state, id)
     if not entries:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +13,7 @@ from guard.audit import record
 from guard.audit.lane import FILE, folder, stored_lines
 from guard.audit.record import Entry
 from guard.audit.redact import shown
+from guard.errors import LedgerUnavailableError
 from guard.model import Json
 
 SHOWN: Final = ("principal", "server", "tool", "decision", "outcome", "challenge_id", "grant_id", "call_id")
@@ -32,13 +35,23 @@ class Reader:
         """Entries not read before, over all lanes by time; with `holding`, only those with one of these texts.
 
         Raises:
-            OSError: a file cannot be read.
+            LedgerUnavailableError: a lane cannot be read. None is left out, for nobody would notice.
         """
-        lanes = sorted(path.parent.name for path in self._home.glob(f"*/{FILE}"))
-        return heapq.merge(*(self._lane(lane, holding) for lane in lanes), key=lambda entry: entry.time)
+        return heapq.merge(*(self._lane(lane, holding) for lane in self._lanes()), key=lambda entry: entry.time)
+
+    def _lanes(self) -> list[str]:
+        found: list[str] = []
+        with _readable():
+            for name in sorted(os.listdir(self._home) if self._home.exists() else ()):  # noqa: PTH208 - only names
+                try:
+                    (self._home / name / FILE).stat()
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+                found.append(name)
+        return found
 
     def _lane(self, lane: str, holding: frozenset[bytes]) -> Iterator[Entry]:
-        with (self._home / lane / FILE).open("rb") as file:
+        with _readable(), (self._home / lane / FILE).open("rb") as file:
             file.seek(self._offsets.get(lane, 0))
             for stored in stored_lines(file):
                 if not stored.endswith(b"\n"):
@@ -52,6 +65,14 @@ class Reader:
                     self.skipped += 1
                     continue
                 yield entry
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LedgerUnavailableError("the ledger cannot be read", detail=str(error)) from error
 
 
 def jsonl(entry: Entry) -> str:

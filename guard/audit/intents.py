@@ -17,7 +17,7 @@ def gather(state: Path, wanted: str) -> tuple[Entry, ...]:
     """The records of all lanes that name an intent (`i_`): its own, and those of proofs and grants that rest on it.
 
     Raises:
-        OSError: a file cannot be read.
+        LedgerUnavailableError: a file cannot be read.
     """
     if not wanted.isascii() or not wanted.replace("_", "").isalnum():
         return ()

@@ -72,7 +72,7 @@ def recover(state: Path, challenges: Challenges, ledger: Ledger, *, own_lane: st
     `own_lane` is this process's lane: whoever wrote to it before is gone.
 
     Raises:
-        StoreUnavailableError, LedgerUnavailableError, OSError: the state cannot be read or written.
+        StoreUnavailableError, LedgerUnavailableError: the state cannot be read or written.
     """
     stuck = {challenge.id: challenge for challenge in challenges.find(states=frozenset({State.CONSUMED}))}
     if not stuck:

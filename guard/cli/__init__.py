@@ -5,7 +5,9 @@ Data goes to stdout, notes to stderr. Exit codes: 0 done, 1 refused or not found
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
 from typing import NoReturn
 
@@ -83,6 +85,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(1)
+    except OSError as error:
+        _unwritten(error)
     except GuardError as error:
         _end(error)
     except BaseExceptionGroup as group:
@@ -94,6 +98,19 @@ def _end(error: GuardError) -> NoReturn:
     mistake = isinstance(error, ConfigError)
     click.echo(error.public + (f" ({error.detail})" if error.detail and not mistake else ""), err=True)
     sys.exit(2 if mistake else 1)
+
+
+def _unwritten(error: OSError) -> NoReturn:
+    """End where stdout takes no more, as on a full disk. What else fails is met where it fails.
+
+    Raises:
+        OSError: it is not about stdout.
+    """
+    if error.filename is not None or error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}:
+        raise error
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush does not fail as well
+    click.echo(f"what was asked for cannot be written: {error.strerror}", err=True)
+    sys.exit(1)
 
 
 def _sole(group: BaseExceptionGroup[BaseException]) -> GuardError:

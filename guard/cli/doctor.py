@@ -1,4 +1,4 @@
-"""`guard init` and `guard doctor`: the first minute, and what silently weakens a guard."""
+"""`guard doctor`: what commonly breaks a guard, and what silently weakens it."""
 
 from __future__ import annotations
 
@@ -15,47 +15,10 @@ import click
 
 from guard.cli import options
 from guard.cli.checks import Check
-from guard.clients.settings import TEMPLATE
 from guard.errors import ConfigError, GuardError, PolicyError
 
 if TYPE_CHECKING:
     from guard.app import Desk
-
-_POLICY = """\
-# Editors complete and check this file with the JSON Schema that `guard policy schema` prints.
-# What the tools of the server `example` can do. Rename this file to the name of your server in guard.toml.
-# Whatever no entry names needs a step-up. Check with: guard policy check
-server: example
-owner: owner@example.com
-default: {sensitivity: sensitive}
-tools:
-  search: {sensitivity: internal, effects: [read]}
-  delete: {sensitivity: critical, effects: [destroy], reason: deleted data cannot be brought back}
-"""
-
-
-@click.command()
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path())
-def init(folder: Path) -> None:
-    """Write a commented guard.toml and a first policy into FOLDER (default: here). Overwrites nothing."""
-    config, policy = folder / "guard.toml", folder / "tool_policies" / "example.yaml"
-    if config.exists():
-        message = f"{config} exists already; nothing was written"
-        raise GuardError(message)
-    try:
-        policy.parent.mkdir(parents=True, exist_ok=True)
-        config.write_text(TEMPLATE, encoding="utf-8")
-        click.echo(config)
-        if not any(policy.parent.iterdir()):
-            policy.write_text(_POLICY, encoding="utf-8")
-            click.echo(policy)
-    except OSError as error:
-        raise GuardError(f"{folder} cannot be written: {error.strerror or error}") from error
-    click.echo(
-        "next: name a server in guard.toml, then `guard agent add NAME`, `guard approver add NAME`, "
-        "`guard factor enroll totp NAME`, `guard doctor`",
-        err=True,
-    )
 
 
 @click.command()
@@ -73,7 +36,7 @@ def doctor(file: Path, as_json: bool) -> None:
 
 def _examine(file: Path) -> Iterator[Check]:
     """Every check, from the configuration outwards."""
-    from guard.app import desk  # noqa: PLC0415 - `guard init` needs none of it
+    from guard.app import desk  # noqa: PLC0415 - `--help` needs none of it
     from guard.cli.agent_checks import agent_checks  # noqa: PLC0415 - as above
     from guard.cli.consent_checks import consent_checks  # noqa: PLC0415 - as above
     from guard.cli.machine_checks import machine_checks  # noqa: PLC0415 - as above
@@ -89,9 +52,20 @@ def _examine(file: Path) -> Iterator[Check]:
             yield from machine_checks(services)
             yield from agent_checks(services)
     except ConfigError as error:
-        yield Check("problem", error.public, "correct the file; the reference is docs/reference/settings.md")
+        yield _mistaken(error)
     except GuardError as error:
-        yield Check("problem", error.public, error.detail)
+        said = f"{error.public} ({error.detail})" if error.detail else error.public
+        yield Check(
+            "problem", said, "see that all of `state` is whole, and the guard's own to write, and that no disk is full"
+        )
+
+
+def _mistaken(error: ConfigError) -> Check:
+    """What must be put right before anything else can be looked at. Most mistakes end with what to do about them."""
+    what, _, remedy = error.public.rpartition("; ")
+    if "\n" in error.public or not what:
+        return Check("problem", error.public, "correct it, then run guard doctor again")
+    return Check("problem", what, remedy)
 
 
 def _policies(services: Desk) -> Iterator[Check]:

@@ -106,7 +106,7 @@ def score(history: Path, test: Path, out: Path, file: Path) -> None:
                 if (identity := calls[0]["identity"]) not in known:
                     known.add(identity)
                     lines.write(json.dumps({"identity": identity, "profile_bytes": replay.size(identity)}) + "\n")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         message = f"not a recording of calls: {error}"
         raise ConfigError(message) from error
 

@@ -112,10 +112,7 @@ def stats(principal: str, file: Path, as_json: bool) -> None:
     """
     with desk(file) as services:
         reader = Reader(services.config.state)
-    try:
-        found = measure(reader.read(), principal=principal).json()
-    except OSError as error:
-        raise click.ClickException(f"the ledger cannot be read: {error}") from error
+    found = measure(reader.read(), principal=principal).json()
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return

@@ -17,7 +17,7 @@ from guard.clients import plan
 from guard.clients.known import CLIENTS, Place, places
 from guard.clients.settings import TEMPLATE
 from guard.errors import GuardError
-from guard.identity.lifecycle import Lifecycle
+from guard.identity.lifecycle import Lifecycle, check_name
 
 _SOLO = """
 [approval]
@@ -87,6 +87,7 @@ def init(
     wish = Wish(wrapped=_found(looked), agent=agent, watch=bool(watch), approver=approver or "")
     if asks:
         wish = _asked(wish, chosen=bool(clients) or no_wrap, watch=watch, approver=approver)
+    _check(wish)
     _write(folder, wish)
     code = _wrap(file, wish) if wish.wrapped else 0
     if wish.approver:
@@ -98,6 +99,19 @@ def init(
         "`guard approver add NAME`, `guard factor enroll totp NAME`, `guard doctor`"
     )
     sys.exit(code)
+
+
+def _check(wish: Wish) -> None:
+    """Refuse names that would be refused halfway, when guard.toml is there and init is not done a second time.
+
+    Raises:
+        GuardError: one is not a name, or the agent and the person have the same.
+    """
+    for name in filter(None, (wish.agent, wish.approver)):
+        check_name(name)
+    agents = {(wish.agent or one.client).casefold() for one in wish.wrapped}
+    if wish.approver.casefold() in agents:
+        raise GuardError(f"{wish.approver} is the name of the agent; who approves is somebody else")
 
 
 def _found(clients: tuple[str, ...]) -> list[Place]:

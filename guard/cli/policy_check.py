@@ -13,7 +13,7 @@ import click
 from guard.app import desk
 from guard.cli import policy_options as options
 from guard.config import Config, Server
-from guard.errors import GuardError
+from guard.errors import ConfigError, GuardError
 from guard.factors import break_glass
 from guard.lab import formats
 from guard.lab.check import Able, Report, below
@@ -62,7 +62,7 @@ def check(
     if notes:
         told += [("note", one) for one in report.notes]
     if files:
-        wanted = {path.resolve() for path in files}
+        wanted = _named(files)
         told = [one for one in told if one[0] == "mistake" or Path(one[1].place.file).resolve() in wanted]
     _print(told, form)
     for error in failed.values():
@@ -71,6 +71,18 @@ def check(
     severities = {severity for severity, _ in told}
     wrong = "mistake" in severities or (strict and "warning" in severities)
     sys.exit(2 if wrong else int(bool(failed)))
+
+
+def _named(files: tuple[Path, ...]) -> set[Path]:
+    """The files that warnings are told about.
+
+    Raises:
+        ConfigError: one is not there, and nobody would notice that its warnings are not told.
+    """
+    for path in files:
+        if not path.is_file():
+            raise ConfigError("there is no such file", file=path)
+    return {path.resolve() for path in files}
 
 
 def _counts(report: Report, told: list[Found]) -> str:

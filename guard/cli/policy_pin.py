@@ -14,6 +14,7 @@ from guard.errors import ConfigError, NotFoundError
 from guard.lab.definitions import definitions, oddities
 from guard.policy.directory import survey, understand
 from guard.policy.document import Policy
+from guard.policy.vocabulary import nearest
 from guard.ports import Pin
 from guard.stepup.visible import visible
 from guard.stepup.wording import wording
@@ -35,6 +36,11 @@ def pin(*, server: str, tool: str, show: bool, write: bool, as_json: bool, file:
     folder, _ = options.settings(file)
     with desk(file) as services:
         known = services.store.pins.all(server)
+        if not known:
+            options.configured(services.config, server)
+            raise NotFoundError(f"{server} has not listed its tools through the guard yet; let an agent ask for them")
+        if tool and all(one.tool != tool for one in known):
+            raise NotFoundError(f"{server} never listed a tool {tool}{nearest(tool, [one.tool for one in known])}")
         changed = [one for one in known if one.pinned != one.seen and tool in {"", one.tool}]
         stale = _stale(folder, server, known if not tool else [one for one in known if one.tool == tool])
         if not changed and not stale:

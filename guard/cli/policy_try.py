@@ -15,7 +15,7 @@ from guard.app import Desk
 from guard.audit.record import Entry
 from guard.cli import policy_options as options
 from guard.config import IRREVERSIBLE, Config
-from guard.errors import ConfigError
+from guard.errors import ConfigError, LedgerUnavailableError
 from guard.lab import cases, recorded
 from guard.lab.cases import Outcome, Run
 from guard.lab.recorded import Recorded, Traffic
@@ -194,9 +194,14 @@ def _traffic(config: Config | None, ledger: Path | None) -> Traffic:
                     bar.update(length)
                     yield entry
 
-            return recorded.read(records())
+            traffic = recorded.read(records())
     except OSError as error:
         raise ConfigError(f"{place} cannot be read: {error.strerror or error}") from error
+    except LedgerUnavailableError as error:
+        raise ConfigError(f"{place} cannot be read: {error.detail}") from error
+    if traffic.skipped and not traffic.records:
+        raise ConfigError(f"{place} holds no record; name what `guard audit export` printed")
+    return traffic
 
 
 def _compared(

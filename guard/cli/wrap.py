@@ -93,7 +93,9 @@ def unwrap(targets: tuple[str, ...], all_: bool, dry_run: bool, file: Path, as_j
         for place in _chosen(targets, all_, desk.around):
             if place.file.exists() and Path(os.path.realpath(place.file)) not in meant:
                 meant[place.file] = place
-        report = Report(as_json=as_json, dry_run=dry_run)
+        if not meant:
+            raise NotFoundError(f"none of these was wrapped from here; guard unwrap FILE names one ({_NAMES})")
+        report = Report(as_json=as_json, dry_run=dry_run, empty="names no tool server that the guard stands before")
         for place in meant.values():
             with report.failing():
                 report.add(take_away(desk, place, dry_run=dry_run), desk)
@@ -235,8 +237,8 @@ def _chosen(targets: Sequence[str], all_: bool, here: Around) -> list[Place]:
 class Report:
     """Collects what was done to every file, and says it: rows on stdout, the rest on stderr."""
 
-    def __init__(self, *, as_json: bool, dry_run: bool) -> None:
-        self._as_json, self._dry_run = as_json, dry_run
+    def __init__(self, *, as_json: bool, dry_run: bool, empty: str = "names no tool server to stand before") -> None:
+        self._as_json, self._dry_run, self._empty = as_json, dry_run, empty
         self._rows: list[dict[str, Json]] = []
         self._failed: list[GuardError] = []
 
@@ -265,7 +267,7 @@ class Report:
             if row.why:
                 options.note(f"{row.name}: {row.why}")
         if not made.rows:
-            options.note(f"{made.place.file} names no tool server that the guard could stand before")
+            options.note(f"{made.place.file} {self._empty}")
         for note in made.notes:
             options.note(note)
         if made.shared_by and made.changes:

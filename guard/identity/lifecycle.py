@@ -51,7 +51,7 @@ class Lifecycle:
         Raises:
             NameRefusedError: the name is malformed, or an agent or a person has it (revoked agents keep theirs).
         """
-        _check(name)
+        check_name(name)
         described = _description(groups, claims or {})
         if self._approver_like(name) is not None:
             raise NameRefusedError(f"{name} is the name of an approver; an agent needs one of its own")
@@ -138,7 +138,7 @@ class Lifecycle:
             NameRefusedError: the name is malformed, an agent has it, or it differs from a person's by case only.
         """
         for word in (name, *groups):
-            _check(word)
+            check_name(word)
         if any(agent.name.casefold() == name.casefold() for agent in self._store.agents.all()):
             raise NameRefusedError(f"{name} is the name of an agent; agents cannot consent")
         known = self._approver_like(name)
@@ -185,7 +185,7 @@ def _description(
     groups: Collection[str], claims: Mapping[str, str]
 ) -> tuple[frozenset[str], tuple[tuple[str, str], ...]]:
     for group in groups:
-        _check(group)
+        check_name(group)
     for name, value in claims.items():
         if not _CLAIM.fullmatch(name):
             raise NameRefusedError(f"{name!r} is not the name of a claim: letters, digits and _, at most 64")
@@ -201,6 +201,11 @@ def _recorded(groups: frozenset[str], claims: tuple[tuple[str, str], ...]) -> di
     return fields | ({"claims": dict(claims)} if claims else {})
 
 
-def _check(name: str) -> None:
+def check_name(name: str) -> None:
+    """Refuse what is not the name of an agent, a person or a group.
+
+    Raises:
+        NameRefusedError: it is not one; it says what is.
+    """
     if not _NAME.fullmatch(name):
         raise NameRefusedError(f"{name!r} is not a name: letters, digits and _ . @ + - (at most 64, no leading - or .)")

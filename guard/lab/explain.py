@@ -153,10 +153,15 @@ def question(raw: bytes, file: str) -> Question:
         value = read(raw)
     except WireError as error:
         raise ConfigError(error.public, file=file) from error
+    if not isinstance(value, Mapping):
+        raise ConfigError("expected an object {server, tool, arguments, principal}", file=file)
     try:
         return Question.model_validate(value)
     except ValidationError as error:
-        said = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
+        said = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        )
         raise ConfigError(f"expected {{server, tool, arguments, principal}}: {said}", file=file) from error
 
 

@@ -71,13 +71,17 @@ class Answers:
 
 @dataclass(slots=True)
 class Traffic:
-    """A ledger as read. `continued` calls went on with a proof given before, `denied` ones were refused at once."""
+    """A ledger as read: so many `records`, and `skipped` lines that are none.
+
+    `continued` calls went on with a proof given before, `denied` ones were refused at once.
+    """
 
     calls: list[Recorded] = field(default_factory=list)
     answers: dict[tuple[str, str], Answers] = field(default_factory=dict)
     signing: set[str] = field(default_factory=set)
     continued: int = 0
     denied: int = 0
+    records: int = 0
     skipped: int = 0
 
     @property
@@ -218,6 +222,7 @@ def read(records: Iterable[Entry | None]) -> Traffic:
         if entry is None:
             reading.traffic.skipped += 1
         else:
+            reading.traffic.records += 1
             reading.add(entry)
     reading.traffic.calls = [one for one in reading.traffic.calls if one.requirement != _JOINED]
     return reading.traffic

@@ -28,7 +28,7 @@ def scaffold(server: str, tools: Sequence[Definition], *, elsewhere: Mapping[str
     for name, said in oddities(tools, elsewhere or {}):
         odd.setdefault(name, []).append(said)
     lines = [
-        "# yaml-language-server: $schema=../guard/policy/tool-policy.schema.json",
+        "# Editors complete and check this file with the JSON Schema that `guard policy schema` prints.",
         "#",
         f"# A start, drawn from what the server says about its tools ({len(tools)}). Go through it from top to bottom:",
         "#   * what can each tool do at worst? The comments give evidence, and a server's word is no proof;",

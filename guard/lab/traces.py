@@ -1,7 +1,7 @@
 """Recorded sessions replayed through the drift signals: history is learned, then every call is scored before it runs.
 
-A line of a recording is a JSON object with `session`, `server`, `identity`, `tool`, `arguments` and `result_text`; a
-session's lines stand together. Recordings have no clock, so a session of the history counts as a day.
+A line of a recording is a JSON object with `session`, `seq`, `server`, `identity`, `tool`, `arguments` and
+`result_text`; a session's lines stand together. Recordings have no clock, so a session of the history counts as a day.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from guard.config import Config
 from guard.drift.activity import Activity
@@ -23,6 +23,8 @@ from guard.model import Band, Call, Classification, Finding, Json, Principal, So
 from guard.policy.classify import PolicySet, classify
 from guard.policy.directory import PolicyDirectory
 from guard.requirement import required
+
+_FIELDS: Final = ("session", "seq", "server", "identity", "tool", "arguments", "result_text")
 
 
 class Replay:
@@ -135,8 +137,19 @@ def sessions(file: Path) -> Iterator[list[dict[str, Any]]]:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: a line is no JSON.
+        ValueError: a line is no call; it names the file and the line.
     """
     with file.open(encoding="utf-8") as lines:
-        for _, calls in groupby(map(json.loads, lines), key=lambda call: call["session"]):
-            yield list(calls)
+        calls = (_line(text, f"{file}:{number}") for number, text in enumerate(lines, 1))
+        for _, session in groupby(calls, key=lambda call: call["session"]):
+            yield list(session)
+
+
+def _line(text: str, place: str) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{place}: not JSON: {error}") from error
+    if not isinstance(line, dict) or any(name not in line for name in _FIELDS):
+        raise ValueError(f"{place}: expected an object with {', '.join(_FIELDS)}")
+    return line

@@ -199,7 +199,9 @@ def _unavailable() -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise StoreUnavailableError(detail=f"{type(error).__name__}: {error}") from error
+        # The driver's own words: SQLAlchemy adds the statement and a link, over three lines.
+        said = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+        raise StoreUnavailableError(detail=f"{type(said).__name__}: {said}") from error
 
 
 def _begin(connection: Connection) -> None:

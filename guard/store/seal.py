@@ -130,4 +130,6 @@ def _require_private(path: Path, status: os.stat_result, noun: str, mode: str) -
             f"other users may read this {noun}: chmod {mode} it, and exchange what it protected", file=path
         )
     if status.st_uid not in {os.geteuid(), 0}:
-        raise ConfigError(f"this {noun} belongs to another user (uid {status.st_uid})", file=path)
+        raise ConfigError(
+            f"this {noun} belongs to another user; run the guard as its owner (uid {status.st_uid})", file=path
+        )

@@ -366,6 +366,29 @@ def test_export_prints_one_json_object_a_line(site: Site) -> None:
     assert "agent.added" in events
 
 
+LEDGER = ["audit tail", "audit export", "challenge stats", "policy replay", "why k_1", "doctor"]
+
+
+@pytest.mark.parametrize("words", LEDGER)
+def test_a_part_of_the_ledger_that_cannot_be_read_is_never_left_out(site: Site, words: str) -> None:
+    site.agent("robot")
+    lane = site.folder / "state" / "ledger" / "0002"
+    lane.symlink_to(lane)  # what the system refuses to follow, as it would a folder of another user
+    done = site.try_(*words.split())
+    assert done.code > 0
+    assert "Traceback" not in done.err
+    assert "the ledger cannot be read" in done.out + done.err or "0002" in done.out + done.err
+
+
+def test_what_is_printed_and_cannot_be_written_is_one_sentence(site: Site) -> None:
+    site.agent("robot")
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [GUARD, "audit", "export"], cwd=site.folder, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, b"what was asked for cannot be written: No space left on device\n")
+
+
 def test_tail_shows_no_more_than_asked(site: Site) -> None:
     site.agent("robot")
     site.person("ann")
@@ -404,6 +427,25 @@ def test_check_warns_of_a_requirement_that_nobody_can_meet_yet(site: Site) -> No
     assert "this needs somebody" in site.try_("policy", "check").out
     site.person("ann")
     assert "this needs somebody" not in site.try_("policy", "check").out
+
+
+def test_a_file_that_is_not_there_is_not_well(site: Site) -> None:
+    assert "gti.yaml: there is no such file" in sentence(site.try_("policy", "check", "tool_policies/gti.yaml"), 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(("gti",), 'no server "gti" is configured; did you mean "git"?'), (("git",), "has not listed its tools")],
+)
+def test_nothing_to_pin_is_told_from_nothing_known(site: Site, words: tuple[str, ...], said: str) -> None:
+    assert said in sentence(site.try_("policy", "pin", *words), 1)
+
+
+def test_a_recording_with_a_flaw_is_named_with_its_line(site: Site) -> None:
+    calls = site.folder / "calls.jsonl"
+    calls.write_text("{}\n")
+    words = ("--history", str(calls), "--sessions", str(calls), "--out", str(site.folder / "out"))
+    assert f"{calls}:1: expected an object with session" in sentence(site.try_("drift", "score", *words), 2)
 
 
 def test_check_needs_no_state_and_makes_none(site: Site) -> None:

@@ -86,6 +86,14 @@ def test_who_approves_for_themselves_is_recorded_as_solo(home: Home) -> None:
     assert "solo" in done.err
 
 
+@pytest.mark.parametrize("name", ["an ann", "Cursor"])
+def test_a_name_that_cannot_be_enrolled_is_refused_before_anything_is_made(home: Home, name: str) -> None:
+    before = home.cursor.read_bytes()
+    done = home.try_("init", "--wrap", "cursor", "--approver", name)
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert (home.cursor.read_bytes(), list(home.desk.iterdir())) == (before, [])
+
+
 def talk(home: Home, *answers: str) -> str:
     """Run `guard init` in a terminal and answer each question when it is asked; what the terminal showed."""
     ours, theirs = pty.openpty()
@@ -120,6 +128,19 @@ def test_in_a_terminal_it_asks_which_agents_watch_and_who_approves(home: Home) -
 
 
 # ------------------------------------------------------------------ doctor
+
+
+def test_what_keeps_the_guard_from_starting_is_told_with_what_to_do(home: Home) -> None:
+    assert home.doctor()["guard.toml does not exist"]["remedy"].startswith("`guard init` writes one")
+    (home.desk / "guard.toml").write_text("statte = 'x'\n[proxxy]\n")
+    [what] = home.doctor()
+    assert "guard.toml:1:1: unknown setting `statte`" in what
+    (home.desk / "guard.toml").write_text("state = 'state'\n")
+    assert home.try_("agent", "ls").code == 0
+    (home.desk / "state" / "guard.db").write_bytes(b"no database" * 999)
+    [found] = [check for what, check in home.doctor().items() if "state database" in what]
+    assert found["what"].endswith("cannot be opened (DatabaseError: file is not a database)")
+    assert "`state`" in found["remedy"]
 
 
 def test_a_wrapped_agent_without_a_flaw_has_no_problem(home: Home) -> None:

@@ -226,9 +226,10 @@ def test_findings_are_written_for_code_scanning_and_for_annotations(home: Path) 
 def test_only_the_files_that_a_commit_touches_are_told_about(home: Path) -> None:
     (home / "tool_policies/git.yaml").write_text("server: git\ntools:\n  a: {review: true}\n")
     assert "nobody has looked" in CliRunner().invoke(policy, ["check", "tool_policies/git.yaml"]).stdout
-    assert CliRunner().invoke(policy, ["check", "tool_policies/other.yaml"]).stdout == ""
+    (home / "tool_policies/notes.md").touch()
+    assert CliRunner().invoke(policy, ["check", "tool_policies/notes.md"]).stdout == ""
     (home / "tool_policies/git.yaml").write_text("server: [")
-    assert CliRunner().invoke(policy, ["check", "tool_policies/other.yaml"]).exit_code == 2
+    assert CliRunner().invoke(policy, ["check", "tool_policies/notes.md"]).exit_code == 2
 
 
 SHOP = Path(__file__).resolve().parents[1] / "servers/shop_server.py"

@@ -305,6 +305,13 @@ def test_a_folder_without_a_ledger_is_said_so(site: Site) -> None:
     assert "there is no ledger in this folder" in str(CliRunner().invoke(policy, words).exception)
 
 
+def test_a_file_without_any_record_is_no_ledger(site: Site) -> None:
+    file = site.folder / "notes.txt"
+    file.write_text("not a record\n")
+    words = ["replay", "--ledger", str(file), "--config", str(site.folder / "guard.toml")]
+    assert "notes.txt holds no record" in str(CliRunner().invoke(policy, words).exception)
+
+
 def test_lines_that_are_no_records_are_counted_and_names_draw_nothing(site: Site) -> None:
     file = site.exported()
     line: dict[str, Json] = {"event": "decision.made", "kind": "tool", "tool": "a\x1b[2J|`b`", "decision": "permit"}

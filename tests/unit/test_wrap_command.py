@@ -303,6 +303,13 @@ def test_an_agent_that_is_not_here_is_not_found(home: Home) -> None:
     assert (done.code, done.out) == (1, "")
 
 
+def test_unwrapping_what_was_never_wrapped_says_so(home: Home) -> None:
+    assert "none of these was wrapped from here" in home.try_("unwrap", "cursor").err
+    home.put(".cursor/mcp.json", PLAIN)
+    done = home.try_("unwrap", "cursor")
+    assert (done.code, "no tool server that the guard stands before" in done.err) == (0, True)
+
+
 def test_a_damaged_receipt_is_named_and_nothing_is_touched(home: Home) -> None:
     file = home.put(".cursor/mcp.json", PLAIN)
     home.guard("wrap", "cursor")
