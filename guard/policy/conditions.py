@@ -92,7 +92,7 @@ def _unknown(names: Scope, values: Collection[str]) -> str:
     """Why a condition may have failed, by what it names and was not told."""
     absent = {slot.variable for slot in names.slots if slot.name not in values}
     if "args" in absent:
-        compared = any(slot.kinds for slot in names.slots if slot.name not in values)
+        compared = any(slot.kinds or slot.each for slot in names.slots if slot.name not in values)
         return "an argument it names is missing" + (" or of another type" if compared else "")
     if "environment" in names.variables and "environment" not in values:
         return "the environment is not known"

@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 from guard.model import SET_BACK, Call, Json, Principal
 from guard.policy.environments import Environments, Origin
 from guard.policy.networks import Network
-from guard.policy.scope import Known, Path, Scope, Slot, kind
+from guard.policy.scope import Known, Path, Scope, Slot, fits
 from guard.policy.windows import Window
 
 MAX_VALUES: Final = 1024
@@ -157,8 +157,10 @@ def _hand(found: dict[str, Value], slot: Slot, arguments: Mapping[str, Json], bu
         return
     if slot.tested:
         found[slot.name] = last in value
-    elif not slot.kinds or kind(value[last]) in slot.kinds:
-        found[slot.name] = budget.give(value[last])
+        return
+    given = budget.give(value[last])  # first, for it is bounded
+    if fits(value[last], slot):
+        found[slot.name] = given
 
 
 def _about(slot: Slot, asked: Asked, declared: Declared) -> Value:

@@ -6,7 +6,7 @@ mistake with the nearest name that does, and what would cost more than linear ti
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from types import NoneType
@@ -83,7 +83,7 @@ class Slot:
 
     Nested values cost the engine ten times what it takes to look at them; so each thing named is a variable of its own.
     `tested`: only whether it is there. `kinds`: the types of what an argument is compared with, where that is written
-    out.
+    out; `each`: those of what its members are.
     """
 
     name: str
@@ -91,6 +91,7 @@ class Slot:
     path: Path
     tested: bool
     kinds: frozenset[type] = frozenset()
+    each: frozenset[type] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,7 @@ class _Check:
         self.paths: set[Path] = set()
         self.variables: set[str] = set()
         self.slots: dict[tuple[int, int], Slot] = {}
+        self.ranges: dict[str, Expression] = {}
         self.quantifiers = self.steps = 0
 
     def visit(self, tree: Expression, bound: frozenset[str], loops: int = 0) -> None:
@@ -163,10 +165,17 @@ class _Check:
             return
         left, right = tree.operands
         among = tree.operator == "in"
-        for one, other in ((left, right),) if among else ((left, right), (right, left)):
-            slot = self.slots.get(one.span) if isinstance(one, Member) else None
-            if isinstance(one, Member) and slot is not None and slot.variable == "args" and not slot.tested:
-                self.slots[one.span] = _slot("args", slot.path, tested=False, kinds=_kinds(other, among=among))
+        self.expect(left, _kinds(right, among=among))
+        self.expect(right, _kinds(left, among=False), members=among)
+
+    def expect(self, tree: Expression, kinds: frozenset[type], *, members: bool = False) -> None:
+        """An argument is to be of one of these types, or its members are."""
+        if isinstance(tree, Name) and tree.name in self.ranges:
+            self.expect(self.ranges[tree.name], kinds, members=True)
+        slot = self.slots.get(tree.span) if isinstance(tree, Member) else None
+        if isinstance(tree, Member) and kinds and slot is not None and slot.variable == "args" and not slot.tested:
+            own, each = (slot.kinds, slot.each | kinds) if members else (kinds, slot.each)
+            self.slots[tree.span] = _slot("args", slot.path, tested=False, kinds=own, each=each)
 
     def each(self, trees: tuple[Expression, ...], bound: frozenset[str], loops: int) -> None:
         """Check several subtrees."""
@@ -184,7 +193,9 @@ class _Check:
             raise SyntaxMistake(f"{tree.variable} already means something; choose another name", tree.at)
         self.visit(tree.over, bound, loops)
         before = self.steps
+        self.ranges = {tree.variable: tree.over}
         self.visit(tree.body, bound | {tree.variable}, loops + 1)
+        self.ranges = {}
         if self.steps - before > MAX_TEXT_STEPS_EACH:
             said = f"at most {MAX_TEXT_STEPS_EACH} of matches, contains and + for each value of {tree.name}"
             raise SyntaxMistake(said, tree.at)
@@ -304,6 +315,15 @@ def _pattern(pattern: str, at: int) -> None:
         raise SyntaxMistake("the pattern is not valid RE2 syntax, or too large", at) from None
 
 
+def fits(value: Json, slot: Slot) -> bool:
+    """Whether an argument and its members are of the types that they are compared with."""
+    if slot.kinds and kind(value) not in slot.kinds:
+        return False
+    if not slot.each or isinstance(value, str) or not isinstance(value, Sequence | Mapping):
+        return True
+    return all(kind(one) in slot.each for one in value)
+
+
 def kind(value: Json) -> type:
     """The type of a value, for a comparison: numbers are one, and so are lists."""
     return float if type(value) is int else list if isinstance(value, tuple) else type(value)
@@ -321,10 +341,17 @@ def _kinds(tree: Expression, *, among: bool) -> frozenset[type]:
     return frozenset[type]() if NoneType in kinds else frozenset(kinds)
 
 
-def _slot(variable: str, path: Path, *, tested: bool, kinds: frozenset[type] = frozenset()) -> Slot:
-    said = (variable, path, tested, sorted(one.__name__ for one in kinds))
+def _slot(
+    variable: str,
+    path: Path,
+    *,
+    tested: bool,
+    kinds: frozenset[type] = frozenset(),
+    each: frozenset[type] = frozenset(),
+) -> Slot:
+    said = (variable, path, tested, *(sorted(one.__name__ for one in types) for types in (kinds, each)))
     name = sha256(repr(said).encode()).hexdigest()[:_DIGITS]
-    return Slot(f"v{name}", variable, path, tested, kinds)
+    return Slot(f"v{name}", variable, path, tested, kinds, each)
 
 
 def scope(text: str, known: Known) -> tuple[Scope, str]:
