@@ -87,9 +87,7 @@ class McpFront:
         self._bytes: dict[str, int] = {}
         self._reading: Counter[str] = Counter()
         self._streams_limit = config.proxy.max_in_flight
-        self._streaming: dict[
-            Caller, str
-        ] = {}  # who has an event stream without end, and the credential it was given for
+        self._streaming: dict[Caller, str] = {}  # event streams without end, and the credential of each
         self._stopping = False
 
     def stop(self) -> None:

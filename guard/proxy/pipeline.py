@@ -326,12 +326,15 @@ class Pipeline:
         """Forward on a grant that covers this call now; False when there is none or somebody else spent it."""
         call = judged.call
         holder = partial(self._identifier.recheck, call.principal)
-        decision = self._decide(judged, await self._ceremony.grants(call.digest, holder=holder))
-        if self._definition(call.server, call.kind, call.name) != call.definition or not isinstance(decision, Permit):
-            return False
-        if decision.grant is None:  # what it needed proof for is gone
+        grants = await self._ceremony.grants(call.digest, holder=holder)
+        decision = self._decide(judged, grants)
+        if isinstance(decision, Permit) and decision.grant is None:  # what it needed proof for is gone
             await anyio.to_thread.run_sync(holder)
             await self._ceremony.outgrow(call.digest)
+            judged = self._judge(call)  # others may be counted by now; from here to its own count nothing waits
+            decision = self._decide(judged, grants)
+        if self._definition(call.server, call.kind, call.name) != call.definition or not isinstance(decision, Permit):
+            return False
         if exchange.gone:
             return False
         if decision.grant is None:

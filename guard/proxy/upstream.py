@@ -34,7 +34,7 @@ _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[ -~\x80-\xff\t]*")
 
 Observe: TypeAlias = Callable[[str, bytes], None]
-"""Called with the server's name and one answer to `tools/list`, before the caller has it; see `Catalogue.observe`."""
+"""Called with the server's name and what is or may be an answer to `tools/list`, before the caller has it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,7 @@ tools:
   wipe: {sensitivity: sensitive, require: consent}
   few: {sensitivity: public, limits: {calls: 2, per: 1d, reason: more than two is odd}}
   ruled: {sensitivity: public, rules: [{when: args.n > 1, require: consent, reason: more than one is for people}]}
+  seldom: {sensitivity: public, limits: {calls: 2, per: 1m, reason: seldom}}
   export: {sensitivity: internal, limits: {bytes: 400, per: 1h, reason: exports are for people}}
   read: {sensitivity: sensitive}
   table: {sensitivity: internal, limits: {rows: 2, per: 1h}}
@@ -249,6 +250,27 @@ async def test_an_agent_with_every_place_taken_can_still_cancel_but_not_call(gua
     await guard.call("note", slow)
     assert (slow.forwards, cancelled.forwards) == (1, 1)
     assert Code.OVERLOADED.meaning in slow.other.text
+
+
+async def test_calls_held_together_over_a_limit_are_within_it_when_its_window_has_passed_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard = Guard(tmp_path, hold=30)
+    for number in range(2):
+        await guard.call("seldom", n=number)
+    callers = [Caller() for _ in range(4)]
+    async with anyio.create_task_group() as group:
+        for caller in callers:
+            group.start_soon(lambda caller=caller: guard.call("seldom", caller, n=9))
+        while guard.ledger.events.count("challenge.opened") + guard.ledger.events.count("challenge.joined") < 4:
+            await anyio.lowlevel.checkpoint()
+        while not (found := guard.store.challenges.find(states=frozenset({State.PENDING}))):  # its record comes first
+            await anyio.lowlevel.checkpoint()
+        now = SystemClock.now
+        monkeypatch.setattr(SystemClock, "now", staticmethod(lambda: now() + 70))
+        await guard.ceremony.prove(found[0].id, "word", {})
+    assert sum(caller.forwards for caller in callers) == 3, "two within the limit, and one on the grant"
+    guard.store.close()
 
 
 @pytest.mark.parametrize("ran", [broken, defect])
