@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
 import anyio.from_thread
-import anyio.lowlevel
 import pytest
 
 from guard.audit.record import line
@@ -33,7 +32,6 @@ from guard.reasons import Code
 from guard.stepup.ceremony import Ceremony
 from guard.stepup.limits import Bounds
 from guard.stepup.machine import Proven, step
-from guard.stepup.waiting import Waiting, Watch
 from guard.store.seal import Keyring
 from guard.store.sql import SqlStore
 from tests import nouns
@@ -661,45 +659,6 @@ async def test_a_waiter_hears_of_another_process(tmp_path: Path) -> None:
     finally:
         here.close()
         there.close()
-
-
-class Interrupted(WorldStore):
-    """A store before whose change counter is read something else happens, once."""
-
-    first: Callable[[], None] | None = None
-
-    def changed(self) -> int:
-        first, self.first = self.first, None
-        if first is not None:
-            first()
-        return super().changed()
-
-
-async def test_a_waiter_that_comes_while_the_store_is_looked_at_misses_no_change() -> None:
-    there, later = WorldStore(), nouns.challenge(Demand.CONSENT, random=R2, digest="f" * 64)
-    here = Interrupted(there._data)
-    there.open_or_join(CONSENT)
-    there.open_or_join(later)
-    waiting, watches = Waiting(here), ExitStack()
-
-    def come() -> Watch:
-        return watches.enter_context(waiting.watch(later.id))
-
-    arrived = list[Watch]()
-
-    def meanwhile() -> None:
-        arrived.append(anyio.from_thread.run_sync(come))
-        there.swap(later, replace(later, state=State.CANCELLED, version=1, arguments=""), durable=False)
-
-    async with anyio.create_task_group() as group:
-        with watches, anyio.fail_after(10):
-            watches.enter_context(waiting.watch(CONSENT.id))
-            await group.start(waiting.run)
-            here.first = meanwhile
-            while not arrived:
-                await anyio.lowlevel.checkpoint()
-            await arrived[0].wait(later)
-        group.cancel_scope.cancel()
 
 
 async def test_a_waiter_fails_closed_when_the_store_goes_away() -> None:
