@@ -211,7 +211,9 @@ def describe(command: click.Command, context: click.Context) -> str:
         if isinstance(one, click.Option) and one.name not in {"file", "help"}
     ]
     parts = [f"## `{context.command_path}`", f"```\n{use}\n```", text]
-    return "\n\n".join(part for part in [*parts, table(["Option", "Meaning"], rows) if rows else ""] if part)
+    example = f"```sh\n{command.epilog.partition('Example: ')[2]}\n```" if command.epilog else ""
+    parts += [table(["Option", "Meaning"], rows) if rows else "", example]
+    return "\n\n".join(part for part in parts if part)
 
 
 def option_help(option: click.Option, context: click.Context) -> str:

@@ -14,6 +14,7 @@ from typing import NoReturn
 import click
 
 from guard import faults, oplog
+from guard.cli.examples import illustrate
 from guard.errors import ConfigError, GuardError
 
 _VERBS = {
@@ -52,7 +53,7 @@ class _Verbs(click.Group):
         if cmd_name not in _VERBS:
             return None
         command = getattr(importlib.import_module(_VERBS[cmd_name]), cmd_name)
-        return command if isinstance(command, click.Command) else None
+        return illustrate(command, cmd_name) if isinstance(command, click.Command) else None
 
 
 _HELP = """Guard the tool calls of AI agents.

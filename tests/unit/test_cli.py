@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from guard.app import desk
+from guard.cli import cli
+from guard.cli.examples import EXAMPLES
 from guard.ports import Factor
 from tests.outside import Done, Site, Verbs
 from tests.world import GUARD
@@ -364,6 +368,34 @@ def test_export_prints_one_json_object_a_line(site: Site) -> None:
     site.agent("robot")
     events = [json.loads(line)["event"] for line in site.guard("audit", "export", "--format", "jsonl").splitlines()]
     assert "agent.added" in events
+
+
+def verbs_below(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    if not isinstance(command, click.Group):
+        yield path, command
+        return
+    context = click.Context(command)
+    for name in command.list_commands(context):
+        inner = command.get_command(context, name)
+        assert inner is not None
+        yield from verbs_below(inner, f"{path} {name}".strip())
+
+
+def test_every_verb_teaches_with_an_example_that_it_understands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("tool_policies", "candidate"):
+        (tmp_path / name).mkdir()
+    for name in ("call.json", "traffic.jsonl", "envelope.json", "normal.jsonl", "today.jsonl", "releases.pem"):
+        (tmp_path / name).touch()
+    found = dict(verbs_below(cli, ""))
+    assert found.keys() == EXAMPLES.keys()
+    for path, command in found.items():
+        words = shlex.split(EXAMPLES[path].partition(" > ")[0].removeprefix("GUARD_AGENT_KEY=grd_... "))
+        assert words[: len(path.split()) + 1] == ["guard", *path.split()]
+        command.make_context(path, words[len(path.split()) + 1 :])
+        assert (command.epilog or "").endswith(f"Example: {EXAMPLES[path]}")
 
 
 LEDGER = ["audit tail", "audit export", "challenge stats", "policy replay", "why k_1", "doctor"]
