@@ -71,5 +71,5 @@ def test_no_attack_of_the_corpus_gets_through_either_front_and_every_benign_mess
             )
     told = json.loads(replay.stdout)
     missed = [one for one in told["results"] if not one["stopped"]]
-    assert (replay.returncode, missed) == (0, [])
+    assert (replay.returncode, missed) == (0, []), [(one["id"], one.get("why") or one) for one in missed]
     assert any(one["id"].startswith("MTH-019") for one in told["results"]), "the stdio attacks were sent"

@@ -621,7 +621,8 @@ async def test_a_listing_is_observed_in_json_and_in_events() -> None:
         await guard.call(message)
         upstream.respond = plain(b"event: message\r\ndata: " + listing + b"\r\n\r\n", kind=b"text/event-stream")
         await guard.call(message)
-        await guard.call()
+        upstream.respond = plain(listing)
+        await guard.call()  # a JSON answer to something else is no list, though an event of any stream may be one
         assert guard.observed == [("pay", listing)] * 2
 
 
