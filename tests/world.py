@@ -223,7 +223,7 @@ class World:
     def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a verb of the command line to its end."""
         command = [GUARD, *words, "--config", str(self.file)]
-        return subprocess.run(command, env=self._environment, text=True, capture_output=True, check=False, timeout=30)
+        return subprocess.run(command, env=self._environment, text=True, capture_output=True, check=False, timeout=120)
 
     @property
     def _log(self) -> Path:

@@ -93,13 +93,18 @@ def notifications(world: World, method: str) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------ real clients
 
 
+def bearer(world: World, name: str) -> dict[str, str]:
+    """The headers of an agent of one test: a key that other software used before would be doubted."""
+    return {"Authorization": f"Bearer {world.add_agent(name)}"}
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize(("mode", "version"), [("legacy", "2025-11-25"), ("auto", "2026-07-28")])
 async def test_real_clients_of_both_eras_use_a_real_server(
     world: World, guard: Serving, mode: str, version: str
 ) -> None:
-    url, headers = f"http://{guard.config.proxy.listen}/mcp/git", {"Authorization": f"Bearer {world.key}"}
+    url, headers = f"http://{guard.config.proxy.listen}/mcp/git", bearer(world, f"real-{mode}")
     async with (
         httpx2.AsyncClient(headers=headers, timeout=30) as http,
         Client(streamable_http_client(url, http_client=http), mode=mode) as client,
@@ -114,7 +119,7 @@ async def test_real_clients_of_both_eras_use_a_real_server(
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_modern_client_falls_back_before_a_legacy_server(world: World, guard: Serving) -> None:
-    url, headers = f"http://{guard.config.proxy.listen}/mcp/desk", {"Authorization": f"Bearer {world.key}"}
+    url, headers = f"http://{guard.config.proxy.listen}/mcp/desk", bearer(world, "fallback")
     async with (
         httpx2.AsyncClient(headers=headers, timeout=30) as http,
         Client(streamable_http_client(url, http_client=http), mode="auto") as client,
@@ -127,7 +132,7 @@ async def test_a_modern_client_falls_back_before_a_legacy_server(world: World, g
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
 async def test_progress_and_logs_reach_the_caller_they_belong_to(world: World, guard: Serving, mode: str) -> None:
-    url, headers = f"http://{guard.config.proxy.listen}/mcp/talking", {"Authorization": f"Bearer {world.key}"}
+    url, headers = f"http://{guard.config.proxy.listen}/mcp/talking", bearer(world, f"progress-{mode}")
     steps: list[float] = []
     logs: list[object] = []
 
@@ -150,7 +155,7 @@ async def test_progress_and_logs_reach_the_caller_they_belong_to(world: World, g
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_question_of_the_server_is_answered_by_the_session_that_called(world: World, guard: Serving) -> None:
-    url, headers = f"http://{guard.config.proxy.listen}/mcp/talking", {"Authorization": f"Bearer {world.key}"}
+    url, headers = f"http://{guard.config.proxy.listen}/mcp/talking", bearer(world, "asked")
 
     async def answer(_context: object, _params: object) -> types.ElicitResult:
         return types.ElicitResult(action="accept", content={"name": "ann"})
