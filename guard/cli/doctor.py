@@ -40,10 +40,12 @@ def _examine(file: Path) -> Iterator[Check]:
     from guard.cli.agent_checks import agent_checks  # noqa: PLC0415 - as above
     from guard.cli.consent_checks import consent_checks  # noqa: PLC0415 - as above
     from guard.cli.machine_checks import machine_checks  # noqa: PLC0415 - as above
+    from guard.cli.start_checks import start_checks  # noqa: PLC0415 - as above
 
     try:
         with desk(file) as services:
             yield Check("ok", f"{file} is well-formed")
+            yield from start_checks(services)
             yield from _policies(services)
             yield from _state(services)
             yield from _people(services)

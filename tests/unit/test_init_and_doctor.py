@@ -143,6 +143,22 @@ def test_what_keeps_the_guard_from_starting_is_told_with_what_to_do(home: Home) 
     assert "`state`" in found["remedy"]
 
 
+BROKEN = {
+    "[proxy]\ntls_cert = 'no.pem'\ntls_key = 'no.pem'": "no.pem cannot be loaded",
+    "[servers.web]\nurl = 'https://web.example/mcp'\nca_file = 'no.pem'": "servers.web.ca_file",
+    "[geo]\ncountry = 'no.mmdb'": "no.mmdb cannot be read as a MaxMind database",
+    "[proxy]\nlisten = '127.0.0.1:7001'": "[proxy] and [console] both listen on 127.0.0.1:7001",
+    "[console.oidc]\nissuer = 'https://l.example'\nclient_id = 'x'\nclient_secret = {file = 'no'}": "the secret in",
+}
+
+
+@pytest.mark.parametrize("settings", BROKEN)
+def test_what_a_guard_cannot_load_when_it_starts_is_a_problem(home: Home, settings: str) -> None:
+    (home.desk / "guard.toml").write_text(settings)
+    problems = [what for what, check in home.doctor().items() if check["level"] == "problem"]
+    assert [what for what in problems if BROKEN[settings] in what], problems
+
+
 def test_a_wrapped_agent_without_a_flaw_has_no_problem(home: Home) -> None:
     home.try_("wrap", "cursor")
     checks = home.doctor()
