@@ -394,6 +394,24 @@ async def test_a_call_that_was_closed_undecided_may_be_asked_again_at_once() -> 
     assert (again.id, again.state) == (f"c_{R2}", State.PENDING)
 
 
+@pytest.mark.parametrize("approved", [False, True])
+async def test_a_call_that_outgrew_its_challenge_leaves_no_grant_and_what_ended_stays_so(
+    approved: bool,
+) -> None:
+    process = Process()
+    await process.ceremony.outgrow(CONSENT.digest)
+    assert not process.ledger.events
+    await (satisfied(process) if approved else process.ceremony.open(CONSENT))
+    await process.ceremony.outgrow(CONSENT.digest)
+    ended = process.store.get(CONSENT.id)
+    assert ended is not None
+    assert (ended.state, ended.arguments) == (State.STALE, "")
+    assert await process.ceremony.grants(CONSENT.digest) == ()
+    before = len(process.ledger.events)
+    await process.ceremony.outgrow(CONSENT.digest)
+    assert (process.store.get(CONSENT.id), len(process.ledger.events)) == (ended, before)
+
+
 async def test_only_an_unspent_grant_is_revoked_by_its_id() -> None:
     process = Process()
     await process.ceremony.open(CONSENT)
