@@ -61,8 +61,9 @@ from guard.web.services import Services
 log = structlog.get_logger()
 
 _LOOK = 0.1
-_EXPIRY = 1.0
 """Seconds between two looks at what other processes changed."""
+_EXPIRY = 1.0
+"""Seconds between two looks at whether a key that something was opened with still holds."""
 _REREAD = 1.0
 """Seconds between two looks at the policy files."""
 _SWEEP = 60.0

@@ -332,9 +332,8 @@ class Withholding:
             self._volumes.deliver(call.principal.subject, limits, kept.size, max(kept.rows, 0))
             await exchange.answer(exchanged(answer, (("id",), json.dumps(message.id).encode())))
             with anyio.CancelScope(shield=True):
-                if (
-                    asked.exchange.gone
-                ):  # perhaps before it was written; then the same call shall not run again unnoticed
+                if asked.exchange.gone:
+                    # Perhaps before it was written; then the same call shall not run again unnoticed.
                     await self._drop(kept, Reason(Code.CALLER_LEFT))
                 else:
                     await self._forget(kept)
